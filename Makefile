@@ -1,0 +1,50 @@
+# make demo: the newcomer's first command; make test; make check: what must be green before a change lands.
+PYTHON ?= python3
+VENV ?= .venv
+RUNTIME ?= .venv-runtime
+BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+TYPES := build/types
+
+.PHONY: demo test test-runtime check format lint types model clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg --force
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+# The engine's tests in an environment without torch, onnx or anything else of export's.
+test-runtime: $(RUNTIME)/.runtime
+	$(RUNTIME)/bin/python $(PIP) pytest hypothesis
+	$(RUNTIME)/bin/python -m pytest tests/engine
+
+check: lint types test
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/simmap
+	MYPYPATH=$(TYPES) $(BIN)/mypy --strict -p simmap.engine -p simmap.export -m simmap.cli
+
+# Rebuild the model that ships, from the weights' own package.
+model: $(VENV)/.dev
+	$(BIN)/simmap export configs/efficientnet_lite0.yaml -o models/efficientnet_lite0.onnx --force
+
+clean:
+	rm -rf $(VENV) $(RUNTIME) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+%/.runtime: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -e '.[cpu]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python $(PIP) -e '.[dev]'
+	touch $@

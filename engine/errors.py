@@ -1,0 +1,33 @@
+"""The errors of simmap: one base class, one line each, naming the file or field and the mend."""
+
+
+class SimmapError(Exception):
+    """A failure that its reader can mend; ``str(error)`` is one line that says how."""
+
+
+class ImageError(SimmapError):
+    """An image that cannot be read, decoded or embedded."""
+
+
+class ArtifactError(SimmapError):
+    """A model file that is not a simmap artifact, or whose contract does not hold."""
+
+
+class DeviceError(SimmapError):
+    """A device or a runtime that was asked for and is not to be had."""
+
+
+class ConfigError(SimmapError):
+    """A YAML file or an option with an unknown key, a wrong type or a wrong value."""
+
+
+class OutputError(SimmapError):
+    """An output that cannot be written, or that would overwrite something."""
+
+
+class DecompositionError(SimmapError, ValueError):
+    """Arrays that cannot be decomposed: wrong shapes, a zero vector, NaN or infinity."""
+
+
+class ExportError(SimmapError):
+    """A network that cannot become an artifact, or whose artifact failed its gate."""

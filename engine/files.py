@@ -1,0 +1,66 @@
+"""Writing files so that a reader sees the old content or the new, never a part."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from simmap.engine.errors import OutputError
+
+
+def check_output(path: str | Path, *, force: bool) -> Path:
+    """Refuse an output path before any work is done for it.
+
+    Raises:
+        OutputError: the folder is missing or not writable, the path is a folder, or it
+            exists and ``force`` is false.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give a file name")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.exists() and not force:
+        raise OutputError(f"{path}: exists already; add --force (force=True) to overwrite it")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: the folder {path.parent} is not writable")
+    return path
+
+
+@contextmanager
+def replacing(path: str | Path, *, force: bool) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on a clean exit it becomes ``path``.
+
+    The temporary file is flushed to the disk before the rename. If the body raises, or the
+    disk is full, the temporary file goes and an old file stays as it was.
+
+    Raises:
+        OutputError: as ``check_output``, or the file cannot be written.
+    """
+    path = check_output(path, force=force)
+    handle, name = -1, ""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; an output gets the mode that any new file would.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if name:
+            with suppress(OSError):
+                Path(name).unlink()
+
+
+def write_bytes(path: str | Path, data: bytes, *, force: bool) -> None:
+    """Write ``data`` to ``path`` atomically; see ``replacing`` for the errors."""
+    with replacing(path, force=force) as temporary:
+        temporary.write_bytes(data)

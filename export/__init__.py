@@ -1,0 +1,1 @@
+"""simmap: export of trained networks to artifacts (needs the extra ``export``)."""

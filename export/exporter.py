@@ -1,0 +1,260 @@
+"""From a recipe to an artifact on the disk, through the gate."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from simmap.engine.artifact import Contract, InputSpec, Pooling, Triple, encode_bias
+from simmap.engine.errors import ExportError
+from simmap.engine.files import check_output, replacing
+from simmap.engine.session import open_session
+from simmap.export import gate
+from simmap.export.gate import Check, Reference
+from simmap.export.graph import constant_part, expose, fingerprint, has_head, store_fp16
+from simmap.export.onnx_source import Exposure, Graph, analyse, load_onnx
+from simmap.export.recipe import Recipe
+
+Array = npt.NDArray[np.floating[Any]]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+# A second input size for dynamic artifacts; steps of 32 suit every common stride.
+SECOND_SIZE = (32, 64)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an export made.
+
+    Attributes:
+        path: the artifact.
+        contract: what it says of itself.
+        checks: every comparison of the gate.
+        notes: choices that a user should know of.
+        nodes: operators in the graph.
+        size: bytes of the file.
+    """
+
+    path: Path
+    contract: Contract
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+    nodes: int
+    size: int
+
+
+def export(
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Build, expose, check and write one artifact.
+
+    Args:
+        recipe: the network and its preprocessing.
+        output: the ``.onnx`` file to write.
+        force: overwrite it if it exists.
+        progress: called with one line at each step.
+
+    Raises:
+        ExportError: the network cannot be exposed, or the artifact failed the gate; no file is
+            written and an old one stays.
+        OutputError: ``output`` cannot be written.
+        ConfigError: the recipe's weights are not to be had.
+    """
+    output = check_output(output, force=force)
+    progress(f"building {recipe.kind} {recipe.name}")
+    source = _open_source(recipe)
+    progress("looking for the feature map and its pooling")
+    exposure = analyse(
+        source.graph,
+        conv_layer=source.conv_layer,
+        pool=source.pool,
+        p=source.p,
+        embedding=source.embedding,
+    )
+    spec, notes = _input_spec(recipe, source)
+    notes = [*source.notes, *exposure.notes, *notes]
+    if exposure.tail is None and exposure.pooled_scale != 1:
+        notes.append(f"the source's pooled feature is {exposure.pooled_scale:g} times this one; cosines agree")
+    progress(
+        f"feature map {exposure.conv!r} {' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
+        f"head {'affine' if has_head(exposure) else 'none'}"
+    )
+    model = expose(source.graph, exposure, spec)
+    if recipe.precision == "fp16":
+        store_fp16(model)
+    bias = constant_part(exposure)
+    progress("checking against the source at batch 1 and 3, on random and on real images")
+    sizes = [(spec.height, spec.width)]
+    if spec.dynamic:
+        sizes.append((spec.height + SECOND_SIZE[0], spec.width + SECOND_SIZE[1]))
+    checks = gate.check(
+        model, exposure, spec, source.reference(exposure), precision=recipe.precision, bias=bias, sizes=sizes
+    )
+    gate.require(checks)
+    contract = _contract(recipe, source, exposure, spec, model, bias, checks)
+    onnx.helper.set_model_props(model, contract.to_metadata())
+    progress(f"writing {output}")
+    with replacing(output, force=force) as temporary:
+        try:
+            onnx.save(model, str(temporary))
+        except (ValueError, OSError) as error:
+            if isinstance(error, OSError):
+                raise
+            raise ExportError(f"{output}: the model is too large for one file (2 GB): {error}") from error
+        open_session(temporary, device="cpu", threads=1)
+    return Report(
+        output, contract, tuple(checks), tuple(notes), len(model.graph.node), output.stat().st_size
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A network as an ONNX graph, what is known of it, and how to ask it for its own values."""
+
+    graph: Graph
+    reference: Callable[[Exposure], Reference]
+    embedding: str
+    conv_layer: str | None
+    pool: Pooling | None
+    p: float | None
+    spec: dict[str, Any]
+    facts: dict[str, str]
+    libraries: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _open_source(recipe: Recipe) -> _Source:
+    return _open_onnx(recipe) if recipe.kind == "onnx" else _open_torch(recipe)
+
+
+def _open_onnx(recipe: Recipe) -> _Source:
+    path = Path(recipe.name)
+    graph = Graph(load_onnx(path), name=path.name, size=recipe.size)
+    if recipe.dynamic:
+        graph.free_size()
+    return _Source(
+        graph,
+        lambda exposure: gate.onnx_reference(graph, exposure),
+        recipe.embedding or "output",
+        recipe.conv_layer,
+        recipe.pool,
+        recipe.p,
+        {"size": graph.size},
+        {"kind": "onnx", "name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()},
+        (),
+        (),
+    )
+
+
+def _open_torch(recipe: Recipe) -> _Source:
+    from simmap.export import torch_source
+
+    weights = recipe.weights_path()
+    kind = cast(torch_source.Kind, recipe.kind)
+    network = torch_source.build(
+        kind, recipe.name, weights=weights, conv_layer=recipe.conv_layer, pool=recipe.pool, size=recipe.size
+    )
+    if recipe.pool == "gem":
+        network = replace(network, p=recipe.p or 3.0)
+    size = recipe.size or network.size or (224, 224)
+    graph = Graph(torch_source.to_onnx(network, size, dynamic=recipe.dynamic), name=network.name, size=size)
+    cut = network.embedding == "pooled"
+
+    def reference(exposure: Exposure) -> Reference:
+        by_graph = gate.onnx_reference(graph, exposure)
+
+        def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+            values = by_graph(batch, found)
+            values["conv"] = (found["conv"], torch_source.nearest_intermediate(network, batch, found["conv"]))
+            if cut:
+                values["pooled"] = (found["pooled"], torch_source.run(network, batch))
+            elif exposure.embedding is not None:
+                # With a final L2 norm, what the network gives is the direction alone.
+                ours = found["embedding" if "embedding" in found else "pooled"] * exposure.pooled_scale
+                theirs = torch_source.run(network, batch)
+                if exposure.embedding not in graph.outputs and exposure.is_normed:
+                    ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
+                values["output"] = (ours, theirs)
+            return values
+
+        return run
+
+    facts = {"kind": recipe.kind, "name": recipe.name}
+    if weights is not None:
+        facts |= {"weights": weights.name, "sha256": sha256(weights.read_bytes()).hexdigest()}
+    return _Source(
+        graph,
+        reference,
+        recipe.embedding or "output",
+        network.conv_output,
+        network.pooling if cut else recipe.pool,
+        network.p,
+        {"mean": network.mean, "std": network.std, "size": size, "crop_fraction": network.crop_fraction},
+        facts,
+        ("torch", *((recipe.kind,) if recipe.kind != "module" else ())),
+        network.notes,
+    )
+
+
+def _input_spec(recipe: Recipe, source: _Source) -> tuple[InputSpec, list[str]]:
+    """The recipe's preprocessing, else the source's own, else the customary one with a note."""
+    notes = []
+    known = {key: value for key, value in source.spec.items() if value is not None}
+    chosen: dict[str, Any] = {}
+    for key in ("mean", "std", "colour", "resize", "kernel", "crop_fraction"):
+        value = getattr(recipe, key) if getattr(recipe, key) is not None else known.get(key)
+        if value is not None:
+            chosen[key] = value
+    if "mean" not in chosen or "std" not in chosen:
+        notes.append(
+            "mean and std are not known and ImageNet's are taken; wrong ones cost accuracy without any error: "
+            "give those of the training with --mean and --std"
+        )
+    chosen.setdefault("mean", IMAGENET_MEAN)
+    chosen.setdefault("std", IMAGENET_STD)
+    height, width = recipe.size or known["size"]
+    return InputSpec(height=height, width=width, dynamic=recipe.dynamic, **chosen), notes
+
+
+def _contract(
+    recipe: Recipe,
+    source: _Source,
+    exposure: Exposure,
+    spec: InputSpec,
+    model: onnx.ModelProto,
+    bias: Array | None,
+    checks: list[Check],
+) -> Contract:
+    channels, height, width = exposure.shape
+    pooled = channels * (2 if exposure.pooling == "catavgmax" else 1)
+    settings = {
+        "pooling": exposure.pooling,
+        "p": exposure.p,
+        "eps": exposure.eps,
+        "head": "affine" if has_head(exposure) else "none",
+        "bias": None if bias is None else encode_bias(bias),
+        "precision": recipe.precision,
+    }
+    return Contract(
+        input=spec,
+        channels=channels,
+        dimension=pooled if exposure.tail is None else exposure.tail.dimension,
+        grid_height=height,
+        grid_width=width,
+        fingerprint=fingerprint(model, spec, settings),
+        source=source.facts,
+        versions={name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)},
+        parity=gate.summary(checks),
+        **settings,
+    )

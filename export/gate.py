@@ -1,0 +1,208 @@
+"""The gate: an artifact that does not compute what its source computes is not written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from simmap.engine import decompose, image
+from simmap.engine.artifact import InputSpec
+from simmap.engine.errors import ExportError
+from simmap.export.onnx_source import Exposure, Graph, plain_session
+
+Array = npt.NDArray[np.floating[Any]]
+# From a normalised float32 batch (N, 3, height, width) and the artifact's outputs to pairs of what the
+# artifact and its source give, by name.
+Reference = Callable[[Array, dict[str, Array]], dict[str, tuple[Array, Array]]]
+
+# Largest |artifact - source| over the largest |source|. float32 differs by the order of its sums;
+# float16 keeps 11 bits of a weight, and errors of many weights add up.
+TOLERANCE = {"fp32": 2e-4, "fp16": 2e-2}
+# What one sum in another order may cost: pooling of conv in NumPy, parts against the embedding.
+SUM_TOLERANCE = 2e-5
+BATCHES = (1, 3)
+PHOTOS = Path(__file__).resolve().parent.parent / "models" / "photos"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: the largest absolute and relative difference."""
+
+    name: str
+    images: str
+    batch: int
+    absolute: float
+    relative: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the relative difference is within the tolerance (NaN is not)."""
+        return self.relative <= self.tolerance
+
+
+def check(
+    model: onnx.ModelProto,
+    exposure: Exposure,
+    spec: InputSpec,
+    reference: Reference,
+    *,
+    precision: str,
+    bias: Array | None,
+    sizes: Sequence[tuple[int, int]],
+) -> list[Check]:
+    """Run the artifact on random and real images and compare it with its source.
+
+    Args:
+        model: the artifact's graph.
+        exposure: what it exposes.
+        spec: its input.
+        reference: asks the source.
+        precision: chooses the tolerance.
+        bias: (D,) of the affine head, or None.
+        sizes: (height, width) to run at; more than one for a dynamic artifact.
+
+    Raises:
+        ExportError: the artifact does not run.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise ExportError(f"the artifact does not load: {_one_line(error)}") from error
+    names = [o.name for o in session.get_outputs()]
+    checks: list[Check] = []
+    for size in sizes:
+        for kind, batch in _batches(spec, size):
+            told = f"{kind} {size[0]}x{size[1]}" if len(sizes) > 1 else kind
+            try:
+                found = dict(zip(names, session.run(None, {"image": batch}), strict=True))
+            except Exception as error:
+                raise ExportError(f"the artifact fails at batch {len(batch)}: {_one_line(error)}") from error
+            for name, (ours, theirs) in reference(normalise(batch, spec), found).items():
+                checks.append(_compare(name, told, ours, theirs, TOLERANCE[precision]))
+            checks += _sums(exposure, found, told, bias)
+    return checks
+
+
+def require(checks: Sequence[Check]) -> None:
+    """Refuse an artifact that failed a comparison, with the figures.
+
+    Raises:
+        ExportError: names each output that is outside its tolerance.
+    """
+    failed = [c for c in checks if not c.passed]
+    if failed:
+        worst = max(failed, key=lambda c: np.inf if np.isnan(c.relative) else c.relative / c.tolerance)
+        raise ExportError(
+            f"the artifact differs from its source in {', '.join(sorted({c.name for c in failed}))}: {worst.name} "
+            f"on {worst.images} images at batch {worst.batch} by {worst.absolute:.3g} (relative "
+            f"{worst.relative:.3g}, tolerance {worst.tolerance:.3g}); nothing was written"
+        )
+
+
+def summary(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
+    """The largest differences by output, for the contract."""
+    figures: dict[str, dict[str, float]] = {}
+    for item in checks:
+        entry = figures.setdefault(item.name, {"absolute": 0.0, "relative": 0.0, "tolerance": item.tolerance})
+        entry["absolute"] = max(entry["absolute"], item.absolute)
+        entry["relative"] = max(entry["relative"], item.relative)
+    return figures
+
+
+def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
+    """The source file itself, unoptimised, one image at a time (its batch may be fixed at 1)."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(graph.model)
+    wanted = {"conv": exposure.conv}
+    if exposure.pooled is not None:
+        wanted["pooled"] = exposure.pooled
+    if exposure.tail is not None and exposure.embedding is not None:
+        wanted["embedding"] = exposure.embedding
+    del probe.graph.output[:]
+    tensors = sorted(set(wanted.values()))
+    probe.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors)
+    session = plain_session(probe)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.input_type)
+
+    def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+        # A pool with a window of fixed size means something else at another size: there, conv alone counts.
+        usual = batch.shape[2:] == graph.size
+        feed = batch.transpose(0, 2, 3, 1) if graph.channels_last else batch
+        rows = [session.run(tensors, {graph.input.name: image[None].astype(dtype)}) for image in feed]
+        stacked = {t: np.concatenate([r[i] for r in rows]) for i, t in enumerate(tensors)}
+        result = {}
+        for name, tensor in wanted.items():
+            if name != "conv" and not usual:
+                continue
+            value = np.asarray(stacked[tensor], dtype=np.float32)
+            if name == "conv":
+                value = channels_first(value, exposure).reshape(found["conv"].shape)
+            else:
+                value = value.reshape(len(batch), -1)
+                value = value / np.float32(exposure.pooled_scale if name == "pooled" else 1)
+            result[name] = (found[name], value)
+        return result
+
+    return run
+
+
+def channels_first(value: Array, exposure: Exposure) -> Array:
+    """A feature map in the source's layout as (N, C, ...)."""
+    if exposure.layout == "NHWC":
+        return value.transpose(0, 3, 1, 2)
+    return value.transpose(0, 2, 1) if exposure.layout == "NLC" else value
+
+
+def normalise(batch: npt.NDArray[np.uint8], spec: InputSpec) -> Array:
+    """(N, height, width, 3) uint8 to the normalised (N, 3, height, width) float32 of training."""
+    scaled = (batch.astype(np.float32) / 255 - np.float32(spec.mean)) / np.float32(spec.std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _batches(spec: InputSpec, size: tuple[int, int]) -> list[tuple[str, npt.NDArray[np.uint8]]]:
+    """Random and real images at batch 1 and 3."""
+    rng = np.random.default_rng(0)
+    photos = [image.load(path).pixels for path in sorted(PHOTOS.glob("*.jpg"))]
+    batches = []
+    for count in BATCHES:
+        noise = rng.integers(0, 256, size=(count, *size, 3), dtype=np.uint8)
+        real = [image.preprocess(photos[i % len(photos)], spec, size=size)[0] for i in range(count)]
+        batches += [("random", noise), ("real", np.stack(real))]
+    return batches
+
+
+def _compare(name: str, images: str, found: Array, expected: Array, tolerance: float) -> Check:
+    if found.shape != expected.shape:
+        raise ExportError(f"the artifact's {name} has shape {found.shape}, its source gives {expected.shape}")
+    difference = float(np.abs(found - expected).max())
+    size = float(np.abs(expected).max())
+    relative = difference / size if size > 0 else difference
+    return Check(name, images, len(found), difference, relative, tolerance)
+
+
+def _sums(exposure: Exposure, found: dict[str, Array], images: str, bias: Array | None) -> list[Check]:
+    """What the engine will rely on: places sum to the feature."""
+    checks = []
+    if exposure.pooling not in ("weights", "flatten"):
+        eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
+        conv = found["conv"].astype(np.float64)
+        expected = decompose.pool(conv, exposure.pooling, p=exposure.p, eps=eps)
+        checks.append(_compare("pooled = pool(conv)", images, found["pooled"], expected, SUM_TOLERANCE))
+    if "parts" in found:
+        total = found["parts"].astype(np.float64).sum(axis=(1, 2)) + (0 if bias is None else bias)
+        checks.append(_compare("embedding = sum(parts)", images, found["embedding"], total, SUM_TOLERANCE))
+    return checks
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

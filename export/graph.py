@@ -1,0 +1,387 @@
+"""Write the artifact's graph: uint8 photos in, feature map, pooled feature and parts out."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from simmap.engine.artifact import InputSpec
+from simmap.engine.errors import ExportError
+from simmap.export.onnx_source import Exposure, Graph
+
+RESERVED = ("image", "conv", "pooled", "embedding", "parts")
+# Weights smaller than this (in numbers) stay float32 in an fp16 artifact: they are biases and
+# scales, weigh nothing, and lose the most.
+FP16_MIN_SIZE = 1024
+
+
+def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto:
+    """Cut ``graph`` at its feature map, put the input and the heads of the artifact on.
+
+    Only operators that mean the same in every opset from 7 to 24 are added, so the source keeps its own.
+
+    Returns:
+        A model with the input ``image`` (N, height, width, 3) uint8 and the outputs of
+        ``engine.artifact``; without metadata.
+
+    Raises:
+        ExportError: the source's opset is below 7.
+    """
+    opset = next((o.version for o in graph.model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < 7:
+        raise ExportError(f"{graph.name}: has opset {opset}; opsets from 7 on are supported, convert it first")
+    if spec.dynamic and exposure.pooling in ("weights", "flatten"):
+        raise ExportError(
+            f"{graph.name}: pooling {exposure.pooling!r} has a weight for each place, so it takes one size only; "
+            "leave --dynamic out"
+        )
+    builder = _Builder(graph, exposure, dynamic=spec.dynamic)
+    builder.add_input(spec)
+    builder.add_conv(exposure)
+    builder.add_heads(exposure)
+    return builder.model(spec)
+
+
+class _Builder:
+    """Collects nodes, weights and outputs of the artifact under construction."""
+
+    def __init__(self, graph: Graph, exposure: Exposure, *, dynamic: bool) -> None:
+        self.source, self.dynamic, self.shape = graph, dynamic, exposure.shape
+        self.renamed = {name: f"{name}_source" for name in RESERVED}
+        conv = exposure.conv
+        self.conv_type = graph.values[conv].dtype
+        if exposure.layout == "NCHW" and self.conv_type == np.float32:
+            self.renamed[conv] = "conv"
+        self.weights: list[onnx.TensorProto] = []
+        self.head: list[onnx.NodeProto] = []
+        self.front: list[onnx.NodeProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        needed = {conv}
+        body: list[onnx.NodeProto] = []
+        for node in reversed(graph.nodes):
+            if needed.intersection(node.output):
+                body.append(node)
+                needed.update(i for i in _reads(node) if i)
+        self.body = [self._copy(n) for n in reversed(body)]
+        self.conv = self._name(conv)
+        self.image = self._name(graph.input.name)
+        for name in graph.initializers:
+            if name in needed:
+                tensor = onnx.TensorProto()
+                tensor.CopyFrom(graph.initializers[name])
+                tensor.name = self._name(name)
+                self.weights.append(tensor)
+        self._free_the_batch()
+
+    def _name(self, name: str) -> str:
+        return self.renamed.get(name, name)
+
+    def _copy(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [self._name(i) for i in node.input]
+        copy.output[:] = [self._name(o) for o in node.output]
+        return copy
+
+    def _free_the_batch(self) -> None:
+        """Let reshapes that write the batch size 1 down keep the batch that they are given."""
+        for node in self.body:
+            if node.op_type != "Reshape" or node.input[0] not in self.source.dynamic:
+                continue
+            shape = self.source.constant(node.input[1])
+            if shape is None or shape.size == 0 or shape[0] != 1 or node.input[1] in self.source.dynamic:
+                continue
+            if self.source.shape(node.input[0])[0] == 1:
+                # 0 keeps the axis of the input; with allowzero it would be an empty axis.
+                free = shape.copy()
+                free[0] = 0
+                if any(a.name == "allowzero" and a.i for a in node.attribute):
+                    free[0] = -1
+                    if (free[1:] == -1).any():
+                        continue
+                node.input[1] = self.constant(free.astype(np.int64), f"{node.output[0]}_shape")
+
+    def constant(self, value: npt.NDArray[Any], name: str) -> str:
+        """Store a weight under a name of ours."""
+        name = f"simmap/{name}"
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def floats(self, value: npt.NDArray[np.floating[Any]] | float, name: str) -> str:
+        """Store a float32 weight."""
+        return self.constant(np.asarray(value, dtype=np.float32), name)
+
+    def add(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """Append a node with one output and give the output's name."""
+        output = name if name in RESERVED else f"simmap/{name}"
+        self.head.append(helper.make_node(op, inputs, [output], name=f"simmap/{name}", **attributes))
+        return output
+
+    def add_input(self, spec: InputSpec) -> None:
+        """uint8 NHWC to what the network takes; transposing bytes first is the cheap order."""
+        self.head, body_head = self.front, self.head
+        is_uint8 = self.source.input_type == TensorProto.UINT8
+        tensor = "image"
+        if not self.source.channels_last:
+            tensor = self.add("Transpose", [tensor], "channels_first", perm=[0, 3, 1, 2])
+        if not is_uint8:
+            shape = (1, 1, 1, 3) if self.source.channels_last else (1, 3, 1, 1)
+            mean, std = (np.asarray(v, dtype=np.float64).reshape(shape) for v in (spec.mean, spec.std))
+            tensor = self.add("Cast", [tensor], "float", to=TensorProto.FLOAT)
+            tensor = self.add("Mul", [tensor, self.floats(1 / (255 * std), "scale")], "scaled")
+            tensor = self.add("Add", [tensor, self.floats(-mean / std, "shift")], "normalised")
+            if self.source.input_type != TensorProto.FLOAT:
+                tensor = self.add("Cast", [tensor], "typed", to=self.source.input_type)
+        self.front.append(helper.make_node("Identity", [tensor], [self.image], name="simmap/network_input"))
+        self.head = body_head
+
+    def add_conv(self, exposure: Exposure) -> None:
+        """The feature map as (N, C, H, W) float32."""
+        tensor = self.conv
+        if exposure.layout == "NHWC":
+            tensor = self.add("Transpose", [tensor], "conv_channels_first", perm=[0, 3, 1, 2])
+        if exposure.layout == "NLC":
+            channels, height, width = exposure.shape
+            tensor = self.add("Transpose", [tensor], "tokens_last", perm=[0, 2, 1])
+            grid = self.constant(np.array([0, channels, height, width], dtype=np.int64), "token_grid")
+            tensor = self.add("Reshape", [tensor, grid], "grid")
+        if tensor != "conv":
+            self.add("Cast", [tensor], "conv", to=TensorProto.FLOAT)
+        self._output("conv", ["N", exposure.shape[0], "H", "W"])
+
+    def _output(self, name: str, shape: list[str | int]) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def add_heads(self, exposure: Exposure) -> None:
+        """``pooled``, and for an affine head ``parts`` and ``embedding``."""
+        if exposure.pooling == "flatten":
+            self._add_flat_head(exposure)
+            return
+        shared = self._add_pooled(exposure, needs_parts=has_head(exposure))
+        if shared is None:
+            return
+        # (N, C', H, W) -> (N, H, W, C') -> parts
+        parts = self.add("Transpose", [shared], "shared_last", perm=[0, 2, 3, 1])
+        tail = exposure.tail
+        if tail is None:
+            self.add("Identity", [parts], "parts")
+            self.add("Identity", ["pooled"], "embedding")
+            dimension = exposure.shape[0]
+        else:
+            dense = tail.matrix.ndim == 2
+            matrix = self.floats(tail.matrix.T if dense else tail.matrix, "head")
+            op = "MatMul" if dense else "Mul"
+            self.add(op, [parts, matrix], "parts")
+            linear = self.add(op, ["pooled", matrix], "linear")
+            self.add("Add", [linear, self.floats(tail.bias, "bias")], "embedding")
+            dimension = tail.dimension
+        self._output("embedding", ["N", dimension])
+        self._output("parts", ["N", "H", "W", dimension])
+
+    def _add_pooled(self, exposure: Exposure, *, needs_parts: bool) -> str | None:
+        """``pooled`` (N, C'), and alpha_hat (N, C', H, W) where an affine head needs it."""
+        channels = exposure.shape[0]
+        kind = exposure.pooling
+        if kind == "weights":
+            assert exposure.place_weights is not None
+            assert exposure.place_bias is not None
+            places = exposure.shape[1] * exposure.shape[2]
+            weighted = self.add("Mul", ["conv", self.floats(exposure.place_weights[None], "place_weights")], "shared")
+            mean = self.add("GlobalAveragePool", [weighted], "weighted_mean")
+            total = self.add("Mul", [mean, self.floats(float(places), "places")], "weighted_sum")
+            flat = self.add("Flatten", [total], "weighted_flat", axis=1)
+            self.add("Add", [flat, self.floats(exposure.place_bias, "place_bias")], "pooled")
+            self._output("pooled", ["N", channels])
+            return weighted
+        pools: dict[str, tuple[str, str | None]] = {}
+        for part in {"avgmax": ("avg", "max"), "catavgmax": ("avg", "max")}.get(kind, (kind,)):
+            pools[part] = self._add_simple(part, exposure, needs_parts=needs_parts)
+        if kind in ("avgmax", "catavgmax"):
+            (avg, avg_hat), (top, top_hat) = pools["avg"], pools["max"]
+            if kind == "catavgmax":
+                maps = self.add("Concat", [avg, top], "both", axis=1)
+                shared = self.add("Concat", [avg_hat, top_hat], "both_hat", axis=1) if avg_hat and top_hat else None
+                channels *= 2
+            else:
+                half = self.floats(0.5, "half")
+                total = self.add("Add", [avg, top], "sum")
+                maps = self.add("Mul", [total, half], "mean")
+                shared = None
+                if avg_hat and top_hat:
+                    total = self.add("Add", [avg_hat, top_hat], "sum_hat")
+                    shared = self.add("Mul", [total, half], "mean_hat")
+        else:
+            maps, shared = pools[kind]
+        self.add("Flatten", [maps], "pooled", axis=1)
+        self._output("pooled", ["N", channels])
+        return shared
+
+    def _add_simple(self, kind: str, exposure: Exposure, *, needs_parts: bool) -> tuple[str, str | None]:
+        """beta (N, C, 1, 1), and alpha_hat (N, C, H, W) if asked for."""
+        if kind == "gem":
+            assert exposure.p is not None
+            floor = self.floats(exposure.eps or 0.0, "eps")
+            clipped = self.add("Max", ["conv", floor], "clipped")
+            # Relative to the maximum, a large p neither overflows nor loses everything to zero.
+            top = self.add("GlobalMaxPool", [clipped], "top")
+            relative = self.add("Div", [clipped, top], "relative")
+            powers = self.add("Pow", [relative, self.floats(exposure.p, "p")], "powers")
+            mean = self.add("GlobalAveragePool", [powers], "power_mean")
+            root = self.add("Pow", [mean, self.floats(1 / exposure.p, "one_over_p")], "root")
+            beta = self.add("Mul", [root, top], "beta")
+            if not needs_parts:
+                return beta, None
+            share = self.add("Div", [powers, mean], "share")
+            return beta, self._per_place(self.add("Mul", [share, beta], "gem_total"), "gem_hat")
+        if kind == "max":
+            beta = self.add("GlobalMaxPool", ["conv"], "beta_max")
+            if not needs_parts:
+                return beta, None
+            # Not(Less) is Equal in words that opset 7 has for floats; ties share the maximum.
+            less = self.add("Less", ["conv", beta], "less")
+            winner = self.add("Cast", [self.add("Not", [less], "wins")], "winner", to=TensorProto.FLOAT)
+            mean = self.add("GlobalAveragePool", [winner], "winner_mean")
+            taken = self.add("Mul", [self.add("Div", [winner, mean], "winner_share"), beta], "max_total")
+            return beta, self._per_place(taken, "max_hat")
+        beta = self.add("GlobalAveragePool", ["conv"], "beta_avg")
+        return beta, self._per_place("conv", "avg_hat") if needs_parts else None
+
+    def _per_place(self, tensor: str, name: str) -> str:
+        """Divide a map by the number of its places."""
+        if not self.dynamic:
+            _, height, width = self.shape
+            return self.add("Mul", [tensor, self.floats(1 / (height * width), f"{name}_share")], name)
+        sizes = self.add("Shape", ["conv"], f"{name}_sizes")
+        sides = [
+            self.add("Gather", [sizes, self.constant(np.array([axis], dtype=np.int64), f"{name}_axis{axis}")], f"{name}_side{axis}")
+            for axis in (2, 3)
+        ]
+        places = self.add("Cast", [self.add("Mul", sides, f"{name}_places")], f"{name}_count", to=TensorProto.FLOAT)
+        return self.add("Div", [tensor, places], name)
+
+    def _add_flat_head(self, exposure: Exposure) -> None:
+        """parts[n, x] = W_x alpha[n, x], one matrix a place; the embedding is their sum."""
+        tail = exposure.tail
+        assert tail is not None
+        channels, height, width = exposure.shape
+        places = height * width
+        cube = tail.matrix.reshape(tail.dimension, channels, places).transpose(2, 1, 0)  # (HW, C, D)
+        rows = self.constant(np.array([0, channels, places], dtype=np.int64), "flat_shape")
+        flat = self.add("Reshape", ["conv", rows], "flat")
+        by_place = self.add("Transpose", [flat], "by_place", perm=[2, 0, 1])  # (HW, N, C)
+        each = self.add("MatMul", [by_place, self.floats(cube, "head")], "each")  # (HW, N, D)
+        mean = self.add("Transpose", [each], "each_last", perm=[1, 2, 0])  # (N, D, HW)
+        grid = self.constant(np.array([0, tail.dimension, height, width], dtype=np.int64), "grid_shape")
+        cells = self.add("Reshape", [mean, grid], "cells")  # (N, D, H, W)
+        self.add("Transpose", [cells], "parts", perm=[0, 2, 3, 1])
+        average = self.add("GlobalAveragePool", [cells], "cell_mean")
+        total = self.add("Mul", [average, self.floats(float(places), "places")], "cell_sum")
+        summed = self.add("Flatten", [total], "cell_flat", axis=1)
+        self.add("Add", [summed, self.floats(tail.bias, "bias")], "embedding")
+        self._output("embedding", ["N", tail.dimension])
+        self._output("parts", ["N", "H", "W", tail.dimension])
+
+    def model(self, spec: InputSpec) -> onnx.ModelProto:
+        """Put everything together."""
+        source = self.source.model
+        size: list[str | int] = ["height", "width"] if self.dynamic else [spec.height, spec.width]
+        if not self.dynamic:
+            _, height, width = self.shape
+            fixed = {"H": height, "W": width}
+            for output in self.outputs:
+                for axis in output.type.tensor_type.shape.dim:
+                    if axis.dim_param in fixed:
+                        axis.dim_value = fixed[axis.dim_param]
+        image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *size, 3])
+        graph = helper.make_graph(
+            [*self.front, *self.body, *self.head], "simmap", [image], self.outputs, initializer=self.weights
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=source.opset_import,
+            functions=source.functions,
+            producer_name="simmap",
+            # Below 4, weights would have to be inputs as well.
+            ir_version=max(source.ir_version, 8),
+        )
+        try:
+            onnx.checker.check_model(model)
+        except Exception as error:
+            told = " ".join(str(error).split())[:200]
+            raise ExportError(f"{self.source.name}: the exposed graph is not valid ({told})") from error
+        return model
+
+
+def has_head(exposure: Exposure) -> bool:
+    """Whether the artifact computes ``embedding`` and ``parts`` itself."""
+    return exposure.tail is not None or exposure.pooling in ("weights", "flatten")
+
+
+def constant_part(exposure: Exposure) -> npt.NDArray[np.float64] | None:
+    """The bias b (D,) of the embedding that no place owns; None without a head or if it is zero."""
+    if not has_head(exposure):
+        return None
+    bias = np.zeros(exposure.shape[0]) if exposure.tail is None else exposure.tail.bias
+    if exposure.place_bias is not None:
+        place = exposure.place_bias
+        if exposure.tail is not None:
+            matrix = exposure.tail.matrix
+            place = matrix * place if matrix.ndim == 1 else matrix @ place
+        bias = bias + place
+    return bias if bias.any() else None
+
+
+def store_fp16(model: onnx.ModelProto) -> None:
+    """Store the weights as float16, cast back at load: half the file, float32 arithmetic.
+
+    Raises:
+        ExportError: a weight is too large for float16.
+    """
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < FP16_MIN_SIZE:
+            continue
+        value = numpy_helper.to_array(tensor)
+        if np.abs(value).max() > np.finfo(np.float16).max:
+            raise ExportError(f"weight {tensor.name!r} is too large for float16; use precision fp32")
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f"{name}_fp16"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}_fp32", to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def fingerprint(model: onnx.ModelProto, spec: InputSpec, settings: dict[str, Any]) -> str:
+    """sha256 over the weights as stored, the operators, and what else changes an embedding.
+
+    Names are left out, so that an exporter that only renames its tensors changes nothing.
+    """
+    digests = []
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        head = f"{value.dtype} {value.shape}".encode()
+        digests.append(hashlib.sha256(head + value.tobytes()).hexdigest())
+    facts = {
+        "weights": sorted(digests),
+        "operators": sorted(node.op_type for node in model.graph.node),
+        "input": asdict(spec),
+        **settings,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """The tensors that a node reads, those of its subgraphs included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                names += _reads(inner)
+            names += [o.name for o in graph.output]
+    return names

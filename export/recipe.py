@@ -1,0 +1,134 @@
+"""A recipe: all that says how a network becomes an artifact, from YAML or from flags."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from simmap.engine.artifact import Colour, Kernel, Precision, Resize, Triple
+from simmap.engine.config import build, load_yaml
+from simmap.engine.errors import ConfigError
+
+SourceKind = Literal["torchvision", "timm", "module", "onnx"]
+SOURCES: tuple[SourceKind, ...] = ("torchvision", "timm", "module", "onnx")
+PACKAGE = "package:"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One of the four sources is required; None elsewhere means the source's own, or its default.
+
+    Attributes:
+        torchvision, timm: name of an architecture.
+        module: ``package.module:factory``, a function that gives the network.
+        onnx: path of an ``.onnx`` file.
+        weights: path of a checkpoint, or ``package:NAME/FILE`` inside an installed package; relative
+            paths of a recipe start at the recipe.
+        pool: pooling put on the feature map instead of the network's own.
+        p: exponent of ``pool: gem``; 3 by default.
+        conv_layer: the feature map: a module of a torch network, a tensor or node of an ONNX graph.
+        embedding: ``output``, ``pooled``, or a tensor of the ONNX graph to cut at.
+        size: (height, width) of the input.
+        dynamic: accept other heights and widths too.
+        mean, std, colour, resize, kernel, crop_fraction: see ``engine.artifact.InputSpec``.
+        precision: of the stored weights.
+    """
+
+    torchvision: str | None = None
+    timm: str | None = None
+    module: str | None = None
+    onnx: str | None = None
+    weights: str | None = None
+    pool: Literal["avg", "max", "gem", "avgmax", "catavgmax"] | None = None
+    p: float | None = None
+    conv_layer: str | None = None
+    embedding: str | None = None
+    size: tuple[int, int] | None = None
+    dynamic: bool = False
+    mean: Triple | None = None
+    std: Triple | None = None
+    colour: Colour | None = None
+    resize: Resize | None = None
+    kernel: Kernel | None = None
+    crop_fraction: float | None = None
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, by the name of the field (ConfigError)."""
+        given = [kind for kind in SOURCES if getattr(self, kind) is not None]
+        if len(given) != 1:
+            told = " and ".join(given) or "none"
+            raise ConfigError(f"give one source of {', '.join(SOURCES)}; given: {told}")
+        if self.onnx is not None and self.weights is not None:
+            raise ConfigError("weights: an ONNX file has its own; leave weights out")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(f"size is {self.size}, must be whole numbers of 1 or more")
+        if self.std is not None and 0 in self.std:
+            raise ConfigError("std has a zero; each of r, g, b must differ from 0")
+        if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
+            raise ConfigError(f"crop_fraction is {self.crop_fraction}, must be above 0 and at most 1")
+        if self.p is not None and (self.pool != "gem" or not self.p > 0):
+            raise ConfigError(f"p is {self.p}; it is the exponent above 0 of pool: gem")
+
+    @property
+    def kind(self) -> SourceKind:
+        """Which source is given."""
+        return next(kind for kind in SOURCES if getattr(self, kind) is not None)
+
+    @property
+    def name(self) -> str:
+        """The source's name or path."""
+        return cast(str, getattr(self, self.kind))
+
+    def weights_path(self) -> Path | None:
+        """The checkpoint's file, inside an installed package if so named.
+
+        Raises:
+            ConfigError: the package is not installed, or has no such file.
+        """
+        if self.weights is None or not self.weights.startswith(PACKAGE):
+            return None if self.weights is None else Path(self.weights)
+        package, _, file = self.weights.removeprefix(PACKAGE).partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"weights: the package {package!r} is not installed; install it with pip")
+        path = Path(next(iter(spec.submodule_search_locations))) / file
+        if not path.is_file():
+            raise ConfigError(f"weights: the package {package!r} has no file {file!r}")
+        return path
+
+
+def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
+    """A recipe from a YAML file, from flags, or from both; a flag that is given wins.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key, type or value is wrong.
+    """
+    data = {} if path is None else load_yaml(path)
+    if path is not None:
+        for key in ("weights", "onnx"):
+            value = data.get(key)
+            if isinstance(value, str) and not value.startswith(PACKAGE):
+                data[key] = str(path.parent / value)
+    data.update({key: value for key, value in flags.items() if value is not None})
+    if "size" in data and data["size"] is not None:
+        data["size"] = parse_size(data["size"])
+    recipe: Recipe = build(Recipe, data, kind="recipe", where=path or "export")
+    return recipe
+
+
+def parse_size(value: object) -> object:
+    """``224``, ``"160x320"`` (height x width) or ``[160, 320]`` as (height, width).
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, str):
+        sides = value.lower().split("x")
+        if len(sides) <= 2 and all(side.strip().isdigit() for side in sides):
+            return (int(sides[0]), int(sides[-1]))
+        raise ConfigError(f"size is {value!r}, must be like 224 or 160x320 (height x width)")
+    return value

@@ -309,31 +309,49 @@ def _add_export(commands: Any) -> None:
     parser = _add(
         commands,
         export,
-        "Turn a trained network into an artifact; nothing is written unless it computes what its source does.",
+        "Turn a trained network into an artifact; nothing is written that differs from its source.",
         "simmap export --timm resnet50 --weights resnet50.pth -o resnet50.onnx",
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.yaml", help="recipe; flags win over it")
     source = parser.add_argument_group("source (one)")
     source.add_argument("--torchvision", metavar="NAME", help="torchvision architecture")
     source.add_argument("--timm", metavar="NAME", help="timm architecture")
-    source.add_argument("--module", metavar="PACKAGE.MODULE:FACTORY", help="function that returns a torch.nn.Module")
+    source.add_argument(
+        "--module", metavar="PACKAGE.MODULE:FACTORY", help="function that returns a torch.nn.Module"
+    )
     source.add_argument("--onnx", metavar="FILE", help="existing ONNX graph")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint: state dict, .safetensors, training checkpoint")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="checkpoint: state dict, .safetensors, training checkpoint"
+    )
     network = parser.add_argument_group("what to expose")
-    network.add_argument("--pool", choices=("avg", "max", "gem", "avgmax", "catavgmax"), help="pooling, instead of the network's own")
+    network.add_argument(
+        "--pool",
+        choices=("avg", "max", "gem", "avgmax", "catavgmax"),
+        help="pooling, instead of the network's own",
+    )
     network.add_argument("--p", type=float, help="exponent of --pool gem (default: 3)")
-    network.add_argument("--conv-layer", metavar="NAME", help="feature map: a torch module, an ONNX tensor or node")
+    network.add_argument(
+        "--conv-layer", metavar="NAME", help="feature map: a torch module, an ONNX tensor or node"
+    )
     network.add_argument("--embedding", metavar="NAME", help="output, pooled, or an ONNX tensor to cut at")
-    network.add_argument("--precision", choices=("fp32", "fp16"), help="of the stored weights (default: fp32)")
+    network.add_argument(
+        "--precision", choices=("fp32", "fp16"), help="of the stored weights (default: fp32)"
+    )
     image = parser.add_argument_group("input")
     image.add_argument("--size", help="224, or HxW")
-    image.add_argument("--dynamic", action="store_true", default=None, help="accept other heights and widths too")
+    image.add_argument(
+        "--dynamic", action="store_true", default=None, help="accept other heights and widths too"
+    )
     image.add_argument("--mean", type=_triple, metavar="r,g,b", help="of x / 255")
     image.add_argument("--std", type=_triple, metavar="r,g,b", help="of x / 255")
     image.add_argument("--colour", choices=("rgb", "bgr"), help="channel order of the network (default: rgb)")
-    image.add_argument("--resize", choices=("squash", "crop", "letterbox"), help="how a photo becomes the input")
+    image.add_argument(
+        "--resize", choices=("squash", "crop", "letterbox"), help="how a photo becomes the input"
+    )
     image.add_argument("--kernel", choices=("area", "linear", "cubic"), help="resampling (default: area)")
-    image.add_argument("--crop-fraction", type=float, metavar="F", help="share of the shorter side that crop keeps")
+    image.add_argument(
+        "--crop-fraction", type=float, metavar="F", help="share of the shorter side that crop keeps"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="OUT.onnx", help="artifact to write")
     parser.add_argument("--force", action="store_true", help="overwrite it if it exists")
 

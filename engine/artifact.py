@@ -239,7 +239,9 @@ def from_mapping(target: Any, value: object, name: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(arguments):
             raise TypeError(f"{name} is {_kind(value)}, must be a list of {len(arguments)} numbers")
-        return tuple(from_mapping(a, v, f"{name}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+        return tuple(
+            from_mapping(a, v, f"{name}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True))
+        )
     if origin is dict:
         if not isinstance(value, dict):
             raise TypeError(f"{name} is {_kind(value)}, must be a mapping")

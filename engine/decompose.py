@@ -306,4 +306,6 @@ def _check_parts(parts: Array, embedding: Array) -> None:
 def _check_embeddings(embedding: Array, *others: Array) -> None:
     for other in others:
         if embedding.ndim != 1 or other.shape[-1:] != embedding.shape:
-            raise DecompositionError(f"embeddings have shapes {embedding.shape} and {other.shape}, must be (D,)")
+            raise DecompositionError(
+                f"embeddings have shapes {embedding.shape} and {other.shape}, must be (D,)"
+            )

@@ -322,7 +322,9 @@ class Engine:
     def _check_outputs(self, embeddings: Array, places: Array) -> None:
         """A symbolic axis hides a lie of the contract until the network has run."""
         contract = self.contract
-        channels_at, expected = (3, contract.dimension) if contract.head == "affine" else (1, contract.channels)
+        channels_at, expected = (
+            (3, contract.dimension) if contract.head == "affine" else (1, contract.channels)
+        )
         grid = cast(tuple[int, ...], places.shape[1:3] if contract.head == "affine" else places.shape[2:])
         wrong_grid = self.options.size is None and grid != (contract.grid_height, contract.grid_width)
         if (
@@ -332,7 +334,7 @@ class Engine:
             or wrong_grid
         ):
             raise ArtifactError(
-                f"{self.model}: gave an embedding {embeddings.shape[1:]} and a map {places.shape[1:]}, but its "
-                f"contract says D = {contract.dimension}, C = {contract.channels}, H x W = "
+                f"{self.model}: gave an embedding {embeddings.shape[1:]} and a map {places.shape[1:]}, but "
+                f"its contract says D = {contract.dimension}, C = {contract.channels}, H x W = "
                 f"{contract.grid_height} x {contract.grid_width}; export it again"
             )

@@ -85,7 +85,9 @@ def export(
     spec, notes = _input_spec(recipe, source)
     notes = [*source.notes, *exposure.notes, *notes]
     if exposure.tail is None and exposure.pooled_scale != 1:
-        notes.append(f"the source's pooled feature is {exposure.pooled_scale:g} times this one; cosines agree")
+        notes.append(
+            f"the source's pooled feature is {exposure.pooled_scale:g} times this one; cosines agree"
+        )
     progress(
         f"feature map {exposure.conv!r} {' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
         f"head {'affine' if has_head(exposure) else 'none'}"
@@ -113,9 +115,7 @@ def export(
                 raise
             raise ExportError(f"{output}: the model is too large for one file (2 GB): {error}") from error
         open_session(temporary, device="cpu", threads=1)
-    return Report(
-        output, contract, tuple(checks), tuple(notes), len(model.graph.node), output.stat().st_size
-    )
+    return Report(output, contract, tuple(checks), tuple(notes), len(model.graph.node), output.stat().st_size)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _input_spec(recipe: Recipe, source: _Source) -> tuple[InputSpec, list[str]]:
             chosen[key] = value
     if "mean" not in chosen or "std" not in chosen:
         notes.append(
-            "mean and std are not known and ImageNet's are taken; wrong ones cost accuracy without any error: "
+            "mean and std are not known and ImageNet's are taken; wrong ones cost accuracy without an error: "
             "give those of the training with --mean and --std"
         )
     chosen.setdefault("mean", IMAGENET_MEAN)
@@ -254,7 +254,9 @@ def _contract(
         grid_width=width,
         fingerprint=fingerprint(model, spec, settings),
         source=source.facts,
-        versions={name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)},
+        versions={
+            name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)
+        },
         parity=gate.summary(checks),
         **settings,
     )

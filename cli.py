@@ -55,15 +55,18 @@ def _fail(error: BaseException, line: str, debug: bool) -> int:
 def compare(arguments: argparse.Namespace) -> None:
     """``simmap compare``: the score of two images and the picture of where it comes from."""
     from simmap.engine.files import check_output
+    from simmap.engine.render import check_format
 
     picture = check_output(arguments.output or DEFAULT_PICTURE, force=arguments.force)
+    check_format(picture)
     maps = None if arguments.maps is None else check_output(arguments.maps, force=arguments.force)
     engine = _engine(arguments)
     pair = engine.compare(arguments.first, arguments.second)
     cell = None
     if arguments.point is not None:
         grid_height, grid_width = pair.images[0].parts.shape[:2]
-        cell = pair.images[0].geometry.cell_at(*arguments.point, grid_height, grid_width)
+        x, y = arguments.point
+        cell = pair.images[0].geometry.cell_at(x, y, grid_height, grid_width)
     pair.save(picture, force=arguments.force, point=cell)
     if maps is not None:
         _save_maps(pair, maps, cell, force=arguments.force)

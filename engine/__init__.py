@@ -35,8 +35,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "errors" if name.endswith("Error") else "pipeline"
-    return getattr(import_module(f"simmap.engine.{module}"), name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = "errors" if name.endswith("Error") else "pipeline"
+        return getattr(import_module(f"simmap.engine.{module}"), name)

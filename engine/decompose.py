@@ -91,11 +91,12 @@ def _alpha_hat(alpha: Array, pooling: str, p: float | None, eps: float) -> Array
     """``alpha_hat`` in the memory order (C', H, W)."""
     places = alpha.shape[1] * alpha.shape[2]
     if pooling == "avg":
-        return alpha / alpha.dtype.type(places)
+        return np.asarray(alpha / alpha.dtype.type(places))
     if pooling == "max":
         # Taken on alpha itself: a maximum that came another way may differ in the last bit.
         winners = alpha == alpha.max(axis=(1, 2), keepdims=True)
-        return np.where(winners, alpha, 0) / winners.sum(axis=(1, 2), keepdims=True, dtype=alpha.dtype)
+        ties = winners.sum(axis=(1, 2), keepdims=True, dtype=alpha.dtype)
+        return np.asarray(np.where(winners, alpha, 0) / ties)
     if pooling == "gem":
         p = _exponent(p)
         floored = np.maximum(alpha, alpha.dtype.type(eps))
@@ -103,7 +104,7 @@ def _alpha_hat(alpha: Array, pooling: str, p: float | None, eps: float) -> Array
             return _alpha_hat(floored, "max", None, eps)
         powers = (floored / floored.max(axis=(1, 2), keepdims=True)) ** alpha.dtype.type(p)
         beta = pool(alpha, "gem", p=p, eps=eps)
-        return powers * (beta[:, None, None] / powers.sum(axis=(1, 2), keepdims=True))
+        return np.asarray(powers * (beta[:, None, None] / powers.sum(axis=(1, 2), keepdims=True)))
     if pooling == "avgmax":
         return (_alpha_hat(alpha, "avg", p, eps) + _alpha_hat(alpha, "max", p, eps)) / 2
     if pooling == "catavgmax":

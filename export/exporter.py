@@ -238,7 +238,7 @@ def _contract(
 ) -> Contract:
     channels, height, width = exposure.shape
     pooled = channels * (2 if exposure.pooling == "catavgmax" else 1)
-    settings = {
+    settings: dict[str, Any] = {
         "pooling": exposure.pooling,
         "p": exposure.p,
         "eps": exposure.eps,

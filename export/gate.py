@@ -165,7 +165,7 @@ def channels_first(value: Array, exposure: Exposure) -> Array:
 
 def normalise(batch: npt.NDArray[np.uint8], spec: InputSpec) -> Array:
     """(N, height, width, 3) uint8 to the normalised (N, 3, height, width) float32 of training."""
-    scaled = (batch.astype(np.float32) / 255 - np.float32(spec.mean)) / np.float32(spec.std)
+    scaled = (batch.astype(np.float32) / 255 - np.array(spec.mean, dtype=np.float32)) / np.array(spec.std, dtype=np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 

@@ -3,24 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "models" / "efficientnet_lite0.onnx"
-PHOTOS = ROOT / "models" / "photos"
-ARTIFACTS = ROOT / "tests" / "artifacts"
+from common import PHOTOS, Simmap
 
 # A slow machine is not a failure; examples are drawn alike on every run.
 settings.register_profile(
     "simmap", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("simmap")
-
-Simmap = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import MODEL, ROOT, Simmap
+from common import MODEL, ROOT, Simmap
 
 
 def failed(done: "subprocess.CompletedProcess[str]", told: str, code: int = 1) -> None:

@@ -1,0 +1,192 @@
+"""From photos to maps with real sessions, for every pooling, head and geometry."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import ARTIFACTS, MODEL
+from simmap.engine import ArtifactError, ConfigError, Engine, ImageError
+from simmap.engine.errors import SimmapError
+from simmap.engine.image import Source
+
+NAMES = (
+    "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "letterbox_bgr", "crop",
+    "dynamic", "max_affine",
+)  # fmt: skip
+ENGINES: dict[str, Engine] = {}
+
+
+def engine_of(name: str) -> Engine:
+    """One engine an artifact, opened once."""
+    if name not in ENGINES:
+        ENGINES[name] = Engine(ARTIFACTS / f"{name}.onnx", device="cpu", threads=1)
+    return ENGINES[name]
+
+
+def noise(seed: int, height: int, width: int) -> np.ndarray:
+    """A photo of coloured noise with large shapes in it."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    large = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.clip(large + rng.normal(0, 20, large.shape), 0, 255).astype(np.uint8)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """In float64, by the definition."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(st.integers(0, 10**6), st.tuples(*[st.integers(1, 90)] * 4))
+def test_maps_and_residuals_sum_to_the_score(name: str, seed: int, sides: tuple[int, int, int, int]) -> None:
+    engine = engine_of(name)
+    pair = engine.compare(noise(seed, *sides[:2]), noise(seed + 1, *sides[2:]))
+    first, second = pair.images
+    assert pair.score == pytest.approx(cosine(first.embedding, second.embedding), abs=1e-6)
+    for values, rest in zip(pair.maps, pair.residuals, strict=True):
+        size = max(1.0, float(np.abs(values).sum()))
+        assert abs(values.sum(dtype=np.float64) + rest - pair.score) <= 1e-5 * size
+    has_bias = engine.contract.bias is not None
+    assert has_bias == any(pair.residuals)
+    height, width = first.parts.shape[:2]
+    y, x = seed % height, seed % width
+    points = pair.point(0, y, x)
+    assert points.shape == second.parts.shape[:2]
+    back = pair.point(1, 0, 0)
+    assert back[y, x] == pytest.approx(points[0, 0], abs=1e-5)
+
+
+def test_the_artifacts_cover_what_can_be_exported() -> None:
+    contracts = [engine_of(name).contract for name in NAMES]
+    assert {c.pooling for c in contracts} >= {"avg", "max", "gem", "catavgmax", "weights", "flatten"}
+    assert {c.head for c in contracts} == {"none", "affine"}
+    assert {c.input.resize for c in contracts} == {"squash", "crop", "letterbox"}
+    assert {c.input.colour for c in contracts} == {"rgb", "bgr"}
+    assert any(c.input.dynamic for c in contracts) and any(c.grid_height != c.grid_width for c in contracts)
+
+
+def test_swapping_the_images_swaps_the_maps(photos: tuple[Path, Path]) -> None:
+    engine = engine_of("affine_bias")
+    there, back = engine.compare(*photos), engine.compare(*reversed(photos))
+    assert there.score == pytest.approx(back.score, abs=1e-7)
+    np.testing.assert_array_equal(there.maps[0], back.maps[1])
+    np.testing.assert_array_equal(there.maps[1], back.maps[0])
+    assert there.residuals == back.residuals[::-1]
+
+
+def test_paths_bytes_and_arrays_are_the_same_image(photos: tuple[Path, Path]) -> None:
+    engine = engine_of("avg")
+    bgr = cv2.imread(str(photos[0]))
+    sources: list[Source] = [photos[0], str(photos[0]), photos[0].read_bytes(), bgr[..., ::-1]]
+    found = list(engine.embed(sources))
+    for image in found[1:]:
+        np.testing.assert_array_equal(image.embedding, found[0].embedding)
+    assert [image.path for image in found[:3]] == [str(photos[0]), str(photos[0]), "<bytes>"]
+
+
+@pytest.mark.parametrize("name", ["avg", "affine_bias"])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_batches_change_nothing(name: str, batch_size: int) -> None:
+    images = [noise(seed, 20 + seed, 40) for seed in range(7)]
+    alone = [next(iter(engine_of(name).embed([image]))) for image in images]
+    together = list(engine_of(name).embed(iter(images), batch_size=batch_size))
+    assert len(together) == 7
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one.embedding, other.embedding, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one.parts, other.parts, rtol=1e-5, atol=1e-6)
+
+
+def test_embedding_is_a_stream() -> None:
+    taken = []
+
+    def photos() -> "object":
+        for seed in range(100):
+            taken.append(seed)
+            yield noise(seed, 10, 10)
+
+    stream = engine_of("avg").embed(photos(), batch_size=2)  # type: ignore[arg-type]
+    next(stream)
+    assert len(taken) <= 4
+
+
+def test_one_bad_image_is_an_error_or_is_left_out(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"nothing")
+    sources: list[Source] = [noise(0, 9, 9), bad, noise(1, 9, 9)]
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        list(engine_of("avg").embed(sources, batch_size=3))
+    skipped: list[tuple[Source, SimmapError]] = []
+    found = list(engine_of("avg").embed(sources, batch_size=3, on_error=lambda s, e: skipped.append((s, e))))
+    assert len(found) == 2
+    assert skipped[0][0] == bad and "bad.jpg" in str(skipped[0][1])
+
+
+def test_a_single_image_is_not_a_list() -> None:
+    with pytest.raises(ConfigError, match="list of images"):
+        list(engine_of("avg").embed("a.jpg"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        list(engine_of("avg").embed([], batch_size=0))
+
+
+def test_other_input_sizes_need_a_dynamic_artifact(photos: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match="export it with --dynamic"):
+        Engine(ARTIFACTS / "avg.onnx", size=(64, 96))
+    contract = engine_of("dynamic").contract
+    size = (contract.input.height * 2, contract.input.width * 3)
+    pair = Engine(ARTIFACTS / "dynamic.onnx", size=size).compare(*photos)
+    assert pair.maps[0].shape == (contract.grid_height * 2, contract.grid_width * 3)
+    assert pair.maps[0].sum() == pytest.approx(pair.score, abs=1e-5)
+
+
+def test_a_place_of_the_photo_is_found_on_its_map(tmp_path: Path) -> None:
+    # given two photos that share one textured square, elsewhere in each, on flat ground
+    square = noise(5, 60, 60)
+    first, second = (np.full((224, 448, 3), 127, np.uint8) for _ in range(2))
+    first[20:80, 30:90] = square
+    second[140:200, 330:390] = square
+    # when the model that ships compares them
+    pair = Engine(MODEL, device="cpu").compare(first, second)
+    # then each map is hottest at, or beside, the square
+    for values, (y, x) in zip(pair.maps, ((50, 60), (170, 360)), strict=True):
+        top = np.unravel_index(values.argmax(), values.shape)
+        assert abs(top[0] - y / 224 * 7) <= 1.5 and abs(top[1] - x / 448 * 7) <= 1.5
+
+
+def test_unknown_options_are_named() -> None:
+    with pytest.raises(ConfigError, match="treads"):
+        Engine(MODEL, treads=2)
+    with pytest.raises(ConfigError, match="threads is -1"):
+        Engine(MODEL, threads=-1)
+
+
+def test_the_default_model_is_the_one_that_ships() -> None:
+    assert Engine(device="cpu").model.resolve() == MODEL.resolve()
+    with pytest.raises(ArtifactError, match="no such model file"):
+        Engine("none.onnx")
+
+
+def test_the_engine_imports_nothing_of_export(photos: tuple[Path, Path]) -> None:
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] in ('torch', 'torchvision', 'timm', 'onnx') or '.export' in name:\n"
+        "            raise AssertionError(f'imported {name}')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import simmap.engine.pipeline\n"
+        "from simmap.engine import Engine\n"
+        "pair = Engine(sys.argv[1]).compare(*sys.argv[2:])\n"
+        "assert -1 <= pair.score <= 1 and pair.render().ndim == 3\n"
+    )
+    arguments = [ARTIFACTS / "avg.onnx", *photos]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

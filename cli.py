@@ -158,11 +158,6 @@ def inspect(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     """``simmap export``: a trained network to an artifact, through the gate."""
     from simmap.engine.errors import ExportError
-
-    try:
-        from simmap.export.exporter import export as run
-    except ImportError as error:
-        raise ExportError(f"{error}; export needs more packages: pip install 'simmap[export]'") from error
     from simmap.export.recipe import load_recipe
 
     names = (
@@ -170,7 +165,12 @@ def export(arguments: argparse.Namespace) -> None:
         "dynamic", "mean", "std", "colour", "resize", "kernel", "crop_fraction", "precision",
     )  # fmt: skip
     flags = {name: getattr(arguments, name) for name in names}
+    # Before the heavy imports: a mistake in a recipe is told at once.
     recipe = load_recipe(None if arguments.recipe is None else Path(arguments.recipe), flags)
+    try:
+        from simmap.export.exporter import export as run
+    except ImportError as error:
+        raise ExportError(f"{error}; export needs more packages: pip install 'simmap[export]'") from error
     report = run(
         recipe,
         arguments.output,

@@ -7,6 +7,7 @@ other half of a diverging colour map. Work is done at the size of the picture, n
 """
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +17,47 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from simmap.engine.errors import DecompositionError, OutputError
+from simmap.engine.errors import ConfigError, DecompositionError, OutputError
 from simmap.engine.files import write_bytes
 from simmap.engine.image import Geometry
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
+Colour = tuple[int, int, int]
 
-# Colours at 0, 1/3, 2/3 and the whole of the scale.
-WARM = np.array([(255, 237, 140), (254, 170, 60), (238, 50, 30), (150, 0, 38)], dtype=np.float32)
-COOL = np.array([(190, 225, 255), (90, 160, 235), (35, 90, 200), (10, 35, 120)], dtype=np.float32)
-# Opacity grows with the root of the contribution: small ones stay visible, 0 stays clear.
-OPACITY_POWER = 0.5
+# RGB at equal steps from 0 to the whole of the scale. Both halves darken as they grow, so that their order
+# survives a grey print, but not so far that they sink into a dark photo.
+WARM = ((255, 225, 80), (255, 175, 20), (255, 105, 0), (240, 40, 0), (205, 0, 10))
+COOL = ((140, 225, 255), (60, 175, 255), (20, 120, 250), (25, 70, 230), (40, 20, 185))
+STEPS = 1024  # of the colour table on each side of 0, more than 8 bits can show
+# Opacity grows with the contribution, a little faster at first: small ones stay visible, 0 stays clear.
+OPACITY_POWER = 0.7
+# The photo's own colours give way to grey sooner than the heat covers them: red heat on a red tulip would
+# not be seen, and the same contribution looks the same whatever the hue below it.
+FADE_POWER = 3
+LUMA = (0.299, 0.587, 0.114)
 
-INK, FAINT, PAPER, PADDING = (38, 38, 42), (110, 110, 118), (255, 255, 255), (198, 198, 202)
-MARGIN, GAP, BAR = 24, 14, 14
-HEADING, TEXT, SMALL = 24, 16, 13
-DIMMED = 0.45  # of the light outside what the network saw
+INK, FAINT, PAPER = (38, 38, 42), (104, 104, 112), (255, 255, 255)
+PADDING = (205, 205, 208)
+LIGHT, DARK = 232, 64  # grounds of the legend: a light photo and a dark one
+DIMMED = 0.4  # of the light outside what the network saw
+
+# Pixels where a panel is 360 high; they grow with the panels and shrink to what can still be read.
+MARGIN, GAP, ROW_GAP, HEADING_GAP, BAR, BAR_LENGTH, COLUMN = 24, 14, 18, 6, 18, 264, 110
+HEADING, ROW_TITLE, TITLE, CAPTION, SMALL = 25, 18, 16, 15, 13
+LEAST_UNIT = 0.9
+MINUS = "\N{MINUS SIGN}"
+
 WIDEST = 2.2  # a panel's width over its height
-FORMATS = {".png": [], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92], ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 92],
-           ".webp": [cv2.IMWRITE_WEBP_QUALITY, 90]}  # fmt: skip
+NARROWEST = 0.55  # of a column over panel_height, since a column holds titles too; never below COLUMN
+THINNEST = 1 / 15  # of a side over panel_height: a photo of 1 x 1000 pixels is drawn as a band, not a hair
+
+FORMATS = {
+    ".png": [],
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92],
+    ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 92],
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 90],
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +67,16 @@ class Panel:
     Attributes:
         pixels: uint8 (h, w, 3) RGB, the original photo.
         map: (H, W) contributions, or None for the plain photo.
-        geometry: where the network's input lies on the photo; needed with a map.
+        geometry: where the network's input lies on the photo; needed with a map. A plain photo that has
+            one is drawn as large as with a map, padding included.
         title: a line above the photo, shortened in the middle if it is too long.
-        caption: a line below it.
-        boxes: (x0, y0, x1, y1) in photo pixels, drawn as outlines.
+        caption: a line below it, likewise.
+        boxes: (x0, y0, x1, y1) in photo pixels, drawn as outlines; what lies outside the photo shows on
+            padding.
+
+    Raises:
+        DecompositionError: a wrong type or shape, NaN or infinity, a map without a geometry, or the
+            geometry of another photo.
     """
 
     pixels: Pixels
@@ -59,82 +87,93 @@ class Panel:
     boxes: tuple[Box, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check shapes and values (DecompositionError)."""
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
+        shape = self.pixels.shape
+        if self.pixels.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
             raise DecompositionError(
-                f"pixels are {self.pixels.dtype} {self.pixels.shape}, must be uint8 (h, w, 3)"
+                f"a panel's pixels are {self.pixels.dtype} {shape}, must be uint8 (h, w, 3) and not empty"
             )
-        if self.map is None:
-            return
-        if self.map.ndim != 2 or 0 in self.map.shape:
-            raise DecompositionError(f"a map has shape {self.map.shape}, must be (H, W) and not empty")
-        if not np.isfinite(self.map).all():
-            raise DecompositionError("a map has NaN or infinite values, so there is nothing to draw")
-        if self.geometry is None:
-            raise DecompositionError("a panel with a map needs the geometry of its photo")
+        if self.map is not None:
+            _check_map(self.map)
+            if self.geometry is None:
+                raise DecompositionError("a panel with a map has no geometry; give that of its photo")
+        if self.geometry is not None:
+            expected = (self.geometry.photo_height, self.geometry.photo_width)
+            if expected != shape[:2]:
+                raise DecompositionError(
+                    f"a panel's pixels have shape {shape}, must be {(*expected, 3)} as its geometry says"
+                )
+            _check_box("the field of a geometry", self.geometry.field)
+        for box in self.boxes:
+            _check_box("a box", box)
 
     @property
     def canvas(self) -> Box:
-        """(x0, y0, x1, y1) in photo pixels: the photo and all that the network saw of it."""
+        """(x0, y0, x1, y1) in photo pixels: the photo, all that the network saw, and the boxes."""
         height, width = self.pixels.shape[:2]
-        if self.geometry is None or self.map is None:
-            return 0.0, 0.0, float(width), float(height)
-        x0, y0, x1, y1 = self.geometry.field
-        return min(0.0, x0), min(0.0, y0), max(float(width), x1), max(float(height), y1)
+        fields = () if self.geometry is None else (self.geometry.field,)
+        x0, y0, x1, y1 = zip((0.0, 0.0, float(width), float(height)), *fields, *self.boxes, strict=True)
+        return min(x0), min(y0), max(x1), max(y1)
 
 
 def shared_scale(maps: Iterable[npt.NDArray[np.floating[Any]] | None]) -> float:
-    """The largest contribution, for or against, of all maps of one picture; 1 if all are zero."""
-    return max((float(np.abs(m).max()) for m in maps if m is not None), default=0.0) or 1.0
+    """The largest contribution, for or against, of all maps (H, W) of one picture; 1 if all are zero.
+
+    Raises:
+        DecompositionError: a map is not (H, W), is empty, or has NaN or infinite values.
+    """
+    largest = 0.0
+    for values in maps:
+        if values is not None:
+            _check_map(values)
+            largest = max(largest, float(np.abs(values).max()))
+    return largest or 1.0
 
 
-def colours(values: npt.NDArray[Any], scale: float, opacity: float) -> tuple[Any, Any]:
-    """Colour (..., 3) float32 RGB and opacity (..., 1) of contributions on a scale."""
-    share = np.clip(np.asarray(values, dtype=np.float32) / np.float32(scale), -1, 1)
-    strength = np.abs(share)
-    position = strength * (len(WARM) - 1)
-    low = np.minimum(position.astype(np.intp), len(WARM) - 2)
-    between = (position - low)[..., None]
-    ramp = np.where((share >= 0)[..., None, None], WARM, COOL)
-    below = np.take_along_axis(ramp, low[..., None, None], axis=-2)[..., 0, :]
-    above = np.take_along_axis(ramp, low[..., None, None] + 1, axis=-2)[..., 0, :]
-    return below + (above - below) * between, opacity * strength[..., None] ** OPACITY_POWER
-
-
-def overlay(panel: Panel, *, scale: float, height: int, width: int, opacity: float = 0.6) -> Pixels:
+def overlay(
+    panel: Panel, *, scale: float, height: int, width: int | None = None, opacity: float = 0.6
+) -> Pixels:
     """The photo under its map, at the size of the picture.
 
     Args:
         panel: the photo and its map.
-        scale: the contribution that gets the full colour.
-        height, width: pixels of the result, which shows ``panel.canvas``.
-        opacity: of the heat at full scale.
+        scale: the contribution that gets the full colour; larger ones get it too.
+        height, width: pixels of the result, which shows ``panel.canvas``; without a width, the size that
+            the panel has in a grid of that ``panel_height``: in the canvas's shape, lower for a panorama.
+        opacity: of the heat at full scale, in (0, 1].
 
     Returns:
-        uint8 RGB (height, width, 3): outside what the network saw the photo is dimmed, and padding
-        that the network saw outside the photo is grey.
+        uint8 RGB (height, width, 3). Outside what the network saw the photo is dimmed; padding that the
+        network saw outside the photo is grey under the heat; borders inside the picture are outlined.
+
+    Raises:
+        DecompositionError: the scale is not a positive number.
+        ConfigError: the size or the opacity cannot be.
     """
+    _check_options(scale, opacity, height, "height")
+    if width is None:
+        height, width = _size(panel, height)
+    _check_options(scale, opacity, width, "width")
     view = _View(panel.canvas, height, width)
+    whole = (0, 0, width, height)
     photo_height, photo_width = panel.pixels.shape[:2]
-    left, top, right, bottom = view.rectangle((0, 0, photo_width, photo_height))
+    photo = left, top, right, bottom = view.rectangle((0, 0, photo_width, photo_height))
     picture = np.full((height, width, 3), PADDING, np.uint8)
     picture[top:bottom, left:right] = _resize(panel.pixels, bottom - top, right - left)
     if panel.map is not None and panel.geometry is not None:
-        x0, y0, x1, y1 = view.rectangle(panel.geometry.field)
-        values = cv2.resize(panel.map.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-        colour, alpha = colours(values, scale, opacity)
-        seen = picture[y0:y1, x0:x1].astype(np.float32)
-        heated = np.rint(seen + (colour - seen) * alpha).astype(np.uint8)
-        if (x0, y0, x1, y1) != (0, 0, width, height):
+        field = x0, y0, x1, y1 = view.rectangle(panel.geometry.field)
+        values = cv2.resize(
+            np.asarray(panel.map, np.float64), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR
+        )
+        heated = _heat(picture[y0:y1, x0:x1], values, scale, opacity)
+        if field != whole:
             picture = np.rint(picture * np.float32(DIMMED)).astype(np.uint8)
         picture[y0:y1, x0:x1] = heated
-        inner = (x0, y0, x1, y1) != (0, 0, width, height)
-        if inner:
-            _outline(picture, (x0, y0, x1, y1), 1)
-        if (left, top, right, bottom) != (0, 0, width, height):
-            _outline(picture, (left, top, right, bottom), 1)
+        if field != whole:
+            _outline(picture, field, 1)
+        if photo not in (whole, field):
+            _outline(picture, photo, 1)
     for box in panel.boxes:
-        _outline(picture, view.rectangle(box), 2)
+        _outline(picture, view.rectangle(box), max(2, round(height / 150)))
     return picture
 
 
@@ -149,72 +188,91 @@ def grid(
 ) -> Pixels:
     """Photos and maps in rows and columns, with a heading and the legend of their one scale.
 
+    A panel wider than ``WIDEST`` times its height gets lower instead, and none gets thinner than a band;
+    text grows with ``panel_height``. The photos' own sizes do not matter.
+
     Args:
         rows: panels; rows may have unlike lengths.
-        heading: a line at the top, usually the score.
+        heading: text at the top, usually the score, on as many lines as it needs.
         scale: the contribution that gets the full colour; by default the largest in the picture.
         panel_height: pixels of a panel's height.
-        opacity: of the heat at full scale.
-        row_titles: a line above each row.
+        opacity: of the heat at full scale, in (0, 1].
+        row_titles: a line above each row; may be fewer than the rows, or empty.
 
     Returns:
         uint8 RGB (height, width, 3).
+
+    Raises:
+        DecompositionError: the scale is not a positive number.
+        ConfigError: the panel height or the opacity cannot be.
     """
-    maps = [panel.map for row in rows for panel in row]
-    has_maps = any(m is not None for m in maps)
+    panels = [panel for row in rows for panel in row]
+    maps = [panel.map for panel in panels if panel.map is not None]
     scale = shared_scale(maps) if scale is None else scale
+    _check_options(scale, opacity, panel_height, "panel_height")
+    layout = _Layout(max(panel_height / 360, LEAST_UNIT))
     sizes = [[_size(panel, panel_height) for panel in row] for row in rows]
-    columns = max((len(row) for row in rows), default=0)
-    narrowest = round(0.55 * panel_height)
-    widths = [max([narrowest, *(row[c][1] for row in sizes if c < len(row))]) for c in range(columns)]
-    inner = sum(widths) + GAP * max(columns - 1, 0)
-    legend = _legend(scale, any(m is not None and (m < 0).any() for m in maps), opacity) if has_maps else None
-    inner = max(inner, legend.shape[1] if legend is not None else 0, 240)
+    least = max(round(NARROWEST * panel_height), layout.px(COLUMN))
+    columns = [
+        max([least, *(row[c][1] for row in sizes if c < len(row))])
+        for c in range(max(map(len, rows), default=0))
+    ]
+    gap = layout.px(GAP)
+    width = max(sum(columns) + gap * (len(columns) - 1), layout.px(BAR_LENGTH))
     bands: list[Pixels] = []
     if heading:
-        bands.append(_line(heading, HEADING, inner, INK))
+        text = layout.paragraph(heading, HEADING, width, INK)
+        bands.append(_padded(text, len(text) + layout.px(HEADING_GAP), width))
     for index, (row, row_sizes) in enumerate(zip(rows, sizes, strict=True)):
         if index < len(row_titles) and row_titles[index]:
-            bands.append(_line(row_titles[index], TEXT, inner, INK))
-        if any(panel.title for panel in row):
-            bands.append(_texts([p.title for p in row], widths, inner, INK))
-        tallest = max((height for height, _ in row_sizes), default=0)
-        band = np.full((tallest, inner, 3), PAPER, np.uint8)
-        left = 0
-        for panel, (height, width), slot in zip(row, row_sizes, widths, strict=False):
-            picture = overlay(panel, scale=scale, height=height, width=width, opacity=opacity)
-            y, x = (tallest - height) // 2, left + (slot - width) // 2
-            band[y : y + height, x : x + width] = picture
-            left += slot + GAP
-        bands.append(band)
-        if any(panel.caption for panel in row):
-            bands.append(_texts([p.caption for p in row], widths, inner, FAINT))
-        bands.append(np.full((GAP, inner, 3), PAPER, np.uint8))
-    if legend is not None:
-        bands.append(np.pad(legend, ((0, 0), (0, inner - legend.shape[1]), (0, 0)), constant_values=255))
-    body = np.concatenate(bands) if bands else np.full((1, inner, 3), PAPER, np.uint8)
-    return np.pad(body, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=255)
+            bands.append(layout.line(row_titles[index], ROW_TITLE, width, INK))
+        titled = any(panel.title for panel in row)
+        cells = []
+        for panel, (high, wide), column in zip(row, row_sizes, columns, strict=False):
+            picture = overlay(panel, scale=scale, height=high, width=wide, opacity=opacity)
+            parts = [layout.line(panel.title, TITLE, column, INK)] if titled else []
+            parts.append(_padded(picture, high, column))
+            if panel.caption:
+                parts.append(layout.line(panel.caption, CAPTION, column, FAINT))
+            cells.append(np.concatenate(parts))
+        tallest = max((len(cell) for cell in cells), default=0)
+        cells = [_padded(cell, tallest, cell.shape[1] + gap) for cell in cells]
+        if cells:
+            bands.append(
+                _padded(np.concatenate(cells, axis=1)[:, :-gap], tallest + layout.px(ROW_GAP), width)
+            )
+    if maps:
+        negative = any((values < 0).any() for values in maps)
+        bands.append(_legend(layout, scale, negative, opacity, width, _notes(panels)))
+    body = np.concatenate(bands) if bands else np.full((1, width, 3), PAPER, np.uint8)
+    margin = layout.px(MARGIN)
+    return np.pad(body, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
 
 
 def stack(pictures: Sequence[Pixels]) -> Pixels:
-    """Pictures below one another on white; (h, w, 3) uint8 RGB."""
+    """Pictures uint8 RGB (h, w, 3) below one another on white."""
     width = max(picture.shape[1] for picture in pictures)
-    return np.concatenate(
-        [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
-    )
+    return np.concatenate([_padded(picture, len(picture), width) for picture in pictures])
 
 
 def write_picture(path: str | Path, pixels: Pixels, *, force: bool) -> None:
     """Write uint8 RGB (h, w, 3) as PNG, JPEG or WebP, by the suffix and atomically.
 
     Raises:
-        OutputError: another suffix, a file that exists without ``force``, or one that cannot be written.
+        OutputError: another suffix, a file that exists without ``force``, a picture too large for the
+            format, or a file that cannot be written.
     """
     check_format(path)
     suffix = Path(path).suffix.lower()
-    done, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), FORMATS[suffix])
+    try:
+        done, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), FORMATS[suffix])
+    except cv2.error:
+        done = False
     if not done:
-        raise OutputError(f"{path}: a picture of {pixels.shape[1]} x {pixels.shape[0]} cannot be encoded")
+        size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise OutputError(
+            f"{path}: a picture of {size} pixels is too large for {suffix}; end the name with .png"
+        )
     write_bytes(path, data.tobytes(), force=force)
 
 
@@ -226,6 +284,52 @@ def check_format(path: str | Path) -> None:
     """
     if Path(path).suffix.lower() not in FORMATS:
         raise OutputError(f"{path}: pictures are written as {', '.join(FORMATS)}; end the name with one")
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def _check_map(values: npt.NDArray[Any]) -> None:
+    if values.ndim != 2 or 0 in values.shape:
+        raise DecompositionError(f"a map has shape {values.shape}, must be (H, W) and not empty")
+    if not np.isfinite(values).all():
+        raise DecompositionError("a map has NaN or infinite values, so there is nothing to draw")
+
+
+def _check_box(what: str, box: Sequence[float]) -> None:
+    if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] >= box[2] or box[1] >= box[3]:
+        raise DecompositionError(f"{what} is {tuple(box)}, must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
+
+
+def _check_options(scale: float, opacity: float, side: int, name: str) -> None:
+    if not (math.isfinite(scale) and scale > 0):
+        raise DecompositionError(f"the scale of a picture is {scale}, must be a number above 0")
+    if not 0 < opacity <= 1:
+        raise ConfigError(f"opacity is {opacity}, must be above 0 and at most 1")
+    if side < 1:
+        raise ConfigError(f"{name} is {side}, must be at least 1 pixel")
+
+
+# --- heat ---------------------------------------------------------------------------------------
+
+
+def _heat(ground: npt.NDArray[Any], values: npt.NDArray[Any], scale: float, opacity: float) -> Pixels:
+    """``ground`` (h, w, 3) under the colours of the contributions ``values`` (h, w)."""
+    strength = np.linspace(0, 1, STEPS + 1)
+    stops = np.linspace(0, 1, len(WARM))
+    warm, cool = (
+        np.stack([np.interp(strength, stops, channel) for channel in np.transpose(ramp)], axis=-1)
+        for ramp in (WARM, COOL)
+    )
+    colour = np.concatenate([cool[:0:-1], warm]).astype(np.float32)
+    both = np.abs(np.linspace(-1, 1, 2 * STEPS + 1))
+    alpha = (opacity * both**OPACITY_POWER).astype(np.float32)
+    fade = (1 - (1 - both) ** FADE_POWER).astype(np.float32)
+    place = np.rint(np.clip(values / scale, -1, 1) * STEPS).astype(np.intp) + STEPS
+    seen = ground.astype(np.float32)
+    grey = (seen @ np.array(LUMA, np.float32))[..., None]
+    seen += (grey - seen) * fade[place][..., None]
+    return np.rint(seen + (colour[place] - seen) * alpha[place][..., None]).astype(np.uint8)
 
 
 class _View:
@@ -246,104 +350,166 @@ class _View:
 
 
 def _size(panel: Panel, panel_height: int) -> tuple[int, int]:
-    """Height and width of a panel: the canvas's shape, no wider than ``WIDEST``."""
+    """Height and width of a panel in a grid: the canvas's shape within ``WIDEST`` and ``THINNEST``."""
     x0, y0, x1, y1 = panel.canvas
     aspect = (x1 - x0) / (y1 - y0)
+    least = max(round(THINNEST * panel_height), 1)
     if aspect > WIDEST:
-        return max(round(panel_height * WIDEST / aspect), 1), round(panel_height * WIDEST)
-    return panel_height, max(round(panel_height * aspect), 1)
+        return max(round(panel_height * WIDEST / aspect), least), round(panel_height * WIDEST)
+    return panel_height, max(round(panel_height * aspect), least)
 
 
 def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    smaller = height * width < pixels.shape[0] * pixels.shape[1]
-    kernel = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    return cast(Pixels, cv2.resize(pixels, (width, height), interpolation=kernel))
+    # INTER_AREA averages only while no side grows, so sides that shrink go first, alone.
+    low, narrow = min(height, pixels.shape[0]), min(width, pixels.shape[1])
+    if (low, narrow) != pixels.shape[:2]:
+        pixels = cast(Pixels, cv2.resize(pixels, (narrow, low), interpolation=cv2.INTER_AREA))
+    if (low, narrow) != (height, width):
+        pixels = cast(Pixels, cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
+    return pixels
 
 
 def _outline(picture: Pixels, rectangle: tuple[int, int, int, int], thickness: int) -> None:
     """A light line with a dark one inside it, visible on any ground."""
     left, top, right, bottom = rectangle
-    for inset, colour in ((0, (255, 255, 255)), (thickness, (25, 25, 28))):
-        if right - left > 2 * inset and bottom - top > 2 * inset:
-            cv2.rectangle(
-                picture,
-                (left + inset, top + inset),
-                (right - 1 - inset, bottom - 1 - inset),
-                colour,
-                thickness,
-            )
+    for colour in ((255, 255, 255), (25, 25, 28)):
+        # Nested frames one pixel wide: a wider cv2.rectangle would reach outside the rectangle.
+        for _ in range(thickness):
+            if right <= left or bottom <= top:
+                return
+            cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, 1)
+            left, top, right, bottom = left + 1, top + 1, right - 1, bottom - 1
 
 
-def _legend(scale: float, has_negative: bool, opacity: float) -> Pixels:
-    """The colour bar with its ends, on a grey like a photo's."""
-    length, pad = 260, 34
+# --- page ---------------------------------------------------------------------------------------
+
+
+def _padded(picture: Pixels, height: int, width: int) -> Pixels:
+    """The picture in the upper left corner of white paper."""
+    below, beside = height - picture.shape[0], width - picture.shape[1]
+    return np.pad(picture, ((0, below), (0, beside), (0, 0)), constant_values=255)
+
+
+def _notes(panels: Sequence[Panel]) -> str:
+    """What the legend says of dimmed photos and of padding, if any panel shows them."""
+    unseen = padding = 0.0
+    for panel in panels:
+        if panel.map is not None and panel.geometry is not None:
+            x0, y0, x1, y1 = panel.geometry.field
+            height, width = panel.pixels.shape[:2]
+            unseen = max(unseen, x0, y0, width - x1, height - y1)
+            padding = max(padding, -x0, -y0, x1 - width, y1 - height)
+    # The edges of a field may be off by a rounding.
+    told = [(unseen, "dimmed: not seen by the network"), (padding, "grey: padding")]
+    return "; ".join(text for pixels, text in told if pixels > 1e-6)
+
+
+def _legend(
+    layout: "_Layout", scale: float, has_negative: bool, opacity: float, width: int, notes: str
+) -> Pixels:
+    """The colour bar, on a light and on a dark ground as photos are, with its ticks and its meaning."""
+    length, high = layout.px(BAR_LENGTH), layout.px(BAR)
     low = -scale if has_negative else 0.0
-    ramp = np.linspace(low, scale, length, dtype=np.float32)[None]
-    colour, alpha = colours(ramp, scale, opacity)
-    ground = np.float32(215)
-    bar = np.rint(ground + (colour - ground) * alpha).astype(np.uint8)
-    label = "contribution of a place to the cosine"
-    width = max(length + 2 * pad, _text_width(label, SMALL) + pad)
-    legend = np.full((BAR + 46, width, 3), PAPER, np.uint8)
-    legend[2 : 2 + BAR, pad : pad + length] = bar
-    digits = max(2, 1 - math.floor(math.log10(scale)))
-    for value in (*((low, 0.0) if has_negative else (0.0,)), scale):
-        x = pad + round((value - low) / (scale - low) * (length - 1))
-        cv2.line(legend, (x, 2 + BAR), (x, 5 + BAR), INK, 1)
-        text = f"{value:.{digits}f}" if value else "0"
-        _text(legend, text, (x - _text_width(text, SMALL) // 2, BAR + 20), SMALL, INK)
-    _text(legend, label, (pad, BAR + 40), SMALL, FAINT)
-    return legend
+    values = np.linspace(low, scale, length)[None].repeat(high, axis=0)
+    ground = np.full((high, length, 3), LIGHT, np.uint8)
+    ground[high // 2 :] = DARK
+    bar = _padded(_heat(ground, values, scale, opacity), high, width)
+    ticks = np.full((layout.px(SMALL + 9), width, 3), PAPER, np.uint8)
+    for value in (low, 0.0, scale) if has_negative else (0.0, scale):
+        x = round((value - low) / (scale - low) * (length - 1))
+        cv2.line(ticks, (x, 0), (x, layout.px(4)), INK, 1)
+        text = f"{value:+.2g}".replace("-", MINUS) if value else "0"
+        room = _text_width(text, layout.px(SMALL))
+        at = min(max(x - room // 2, 0), length - room)
+        _text(ticks, text, (at, layout.px(SMALL + 6)), layout.px(SMALL), INK)
+    texts = ["contribution to the cosine per cell", *([notes] if notes else [])]
+    return np.concatenate([bar, ticks, *(layout.paragraph(t, SMALL, width, FAINT) for t in texts)])
 
 
-def _line(text: str, size: int, width: int, colour: tuple[int, int, int]) -> Pixels:
-    """One line of text on white."""
-    band = np.full((round(size * 1.75), width, 3), PAPER, np.uint8)
-    _text(band, _shortened(text, size, width), (0, round(size * 1.15)), size, colour)
-    return band
+class _Layout:
+    """Lengths and lines of text at the size of a picture."""
+
+    def __init__(self, unit: float) -> None:
+        self.unit = unit
+
+    def px(self, length: float) -> int:
+        """Pixels of a length that is meant for panels of height 360."""
+        return max(round(length * self.unit), 1)
+
+    def line(self, text: str, size: int, width: int, colour: Colour) -> Pixels:
+        """One line on white, (1.6 size, width, 3), shortened in the middle to fit."""
+        pixels = self.px(size)
+        band = np.full((self.px(1.6 * size), width, 3), PAPER, np.uint8)
+        _text(band, _shortened(_plain(text), pixels, width), (0, self.px(1.12 * size)), pixels, colour)
+        return band
+
+    def paragraph(self, text: str, size: int, width: int, colour: Colour) -> Pixels:
+        """Text on white, (n 1.6 size, width, 3), on as many lines as it needs."""
+        lines: list[str] = []
+        for word in _plain(text).split():
+            longer = f"{lines[-1]} {word}" if lines else word
+            if lines and _text_width(longer, self.px(size)) <= width:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        return np.concatenate([self.line(line, size, width, colour) for line in lines or [""]])
 
 
-def _texts(texts: Sequence[str], widths: Sequence[int], width: int, colour: tuple[int, int, int]) -> Pixels:
-    """One line of texts, each over its column."""
-    band = np.full((round(TEXT * 1.75), width, 3), PAPER, np.uint8)
-    left = 0
-    for text, slot in zip(texts, widths, strict=False):
-        _text(band, _shortened(text, TEXT, slot), (left, round(TEXT * 1.2)), TEXT, colour)
-        left += slot + GAP
-    return band
+# --- text ---------------------------------------------------------------------------------------
+
+
+def _plain(text: str) -> str:
+    """One line of characters that are safe to draw.
+
+    A file name may hold line breaks, control characters and, where it is not UTF-8, lone surrogates;
+    with these last OpenCV 5 ends the process.
+    """
+    text = unicodedata.normalize("NFC", " ".join(text.split()))
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _shortened(text: str, size: int, width: int) -> str:
-    """The text, with its middle left out until it fits."""
-    text = " ".join(text.split())
+    """The text, with as much of its middle left out as does not fit into ``width`` pixels."""
     if _text_width(text, size) <= width:
         return text
-    keep = len(text) - 1
-    while keep > 2:
-        head = (keep + 1) // 2
-        short = f"{text[:head]}...{text[len(text) - (keep - head) :]}"
+    # The most characters that fit, by bisection: names may be thousands of characters long.
+    fits, low, high = "", 0, len(text) - 1
+    while low <= high:
+        keep = (low + high) // 2
+        short = f"{text[: (keep + 1) // 2]}...{text[len(text) - keep // 2 :]}"
         if _text_width(short, size) <= width:
-            return short
-        keep = min(keep - 1, int(keep * width / _text_width(short, size)) + 1)
-    return text[:1]
+            fits, low = short, keep + 1
+        else:
+            high = keep - 1
+    return fits
+
+
+def _face() -> Any:
+    """OpenCV 5's built-in font with the most scripts, or None on OpenCV 4, which has no font for UTF-8."""
+    if not hasattr(cv2, "FontFace"):
+        return None
+    face = cv2.FontFace("sans")
+    face.set("uni")  # a build may lack it, then this fails and "sans" stays
+    return face
 
 
 def _text_width(text: str, size: int) -> int:
-    if hasattr(cv2, "FontFace"):
-        return int(cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace("sans"), size, 400)[2])
-    return int(cv2.getTextSize(_ascii(text), cv2.FONT_HERSHEY_SIMPLEX, size / 32, 1)[0][0])
+    face = _face()
+    if face is None:
+        return int(cv2.getTextSize(_ascii(text), cv2.FONT_HERSHEY_SIMPLEX, size / 32, 1)[0][0])
+    return int(cv2.getTextSize((0, 0), text, (0, 0), face, size, 400)[2])
 
 
-def _text(
-    picture: Pixels, text: str, origin: tuple[int, int], size: int, colour: tuple[int, int, int]
-) -> None:
-    """Draw UTF-8 text; OpenCV 4 has no font for it and gets ASCII."""
-    if hasattr(cv2, "FontFace"):
-        cv2.putText(picture, text, origin, colour, cv2.FontFace("sans"), size, 400)
+def _text(picture: Pixels, text: str, origin: tuple[int, int], size: int, colour: Colour) -> None:
+    """Draw ``text`` from its lower left corner; what the font lacks becomes a question mark."""
+    face = _face()
+    if face is None:
+        thickness = max(1, round(size / 20))
+        hershey = cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(picture, _ascii(text), origin, hershey, size / 32, colour, thickness, cv2.LINE_AA)
     else:
-        face, scale = cv2.FONT_HERSHEY_SIMPLEX, size / 32
-        cv2.putText(picture, _ascii(text), origin, face, scale, colour, 1, cv2.LINE_AA)
+        cv2.putText(picture, text, origin, colour, face, size, 400)
 
 
 def _ascii(text: str) -> str:
-    return text.encode("ascii", "replace").decode("ascii")
+    return text.replace(MINUS, "-").encode("ascii", "replace").decode("ascii")

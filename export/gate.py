@@ -1,6 +1,6 @@
 """The gate: an artifact that does not compute what its source computes is not written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import onnxruntime
 from simmap.engine import decompose, image
 from simmap.engine.artifact import InputSpec
 from simmap.engine.errors import ExportError
+from simmap.export.graph import normalises
 from simmap.export.onnx_source import Exposure, Graph, plain_session
 
 Array = npt.NDArray[np.floating[Any]]
@@ -79,6 +80,9 @@ def check(
     except Exception as error:
         raise ExportError(f"the artifact does not load: {_one_line(error)}") from error
     names = [o.name for o in session.get_outputs()]
+    # A source may hold float16 of its own, whatever the precision of the artifact.
+    is_half = any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer)
+    tolerance = TOLERANCE["fp16" if is_half else precision]
     checks: list[Check] = []
     for size in sizes:
         for kind, batch in _batches(spec, size):
@@ -87,9 +91,11 @@ def check(
                 found = dict(zip(names, session.run(None, {"image": batch}), strict=True))
             except Exception as error:
                 raise ExportError(f"the artifact fails at batch {len(batch)}: {_one_line(error)}") from error
-            for name, (ours, theirs) in reference(normalise(batch, spec), found).items():
-                checks.append(_compare(name, told, ours, theirs, TOLERANCE[precision]))
-            checks += _sums(exposure, found, told, bias)
+            # A source that takes bytes normalises them itself.
+            given = normalise(batch, spec) if normalises(model) else _channels_first(batch)
+            for name, (ours, theirs) in reference(given, found).items():
+                checks.append(_compare(name, told, ours, theirs, tolerance))
+            checks += _sums(exposure, found, told, bias, tolerance)
     return checks
 
 
@@ -102,10 +108,11 @@ def require(checks: Sequence[Check]) -> None:
     failed = [c for c in checks if not c.passed]
     if failed:
         worst = max(failed, key=lambda c: np.inf if np.isnan(c.relative) else c.relative / c.tolerance)
+        names = ", ".join(sorted({c.name for c in failed}))
         raise ExportError(
-            f"the artifact differs from its source in {', '.join(sorted({c.name for c in failed}))}: {worst.name} "
-            f"on {worst.images} images at batch {worst.batch} by {worst.absolute:.3g} (relative "
-            f"{worst.relative:.3g}, tolerance {worst.tolerance:.3g}); nothing was written"
+            f"the artifact differs from its source in {names}: {worst.name} on {worst.images} images at "
+            f"batch {worst.batch} by {worst.absolute:.3g} (relative {worst.relative:.3g}, tolerance "
+            f"{worst.tolerance:.3g}); nothing was written"
         )
 
 
@@ -121,32 +128,27 @@ def summary(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
 
 def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
     """The source file itself, unoptimised, one image at a time (its batch may be fixed at 1)."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(graph.model)
     wanted = {"conv": exposure.conv}
     if exposure.pooled is not None:
         wanted["pooled"] = exposure.pooled
     if exposure.tail is not None and exposure.embedding is not None:
         wanted["embedding"] = exposure.embedding
-    del probe.graph.output[:]
-    tensors = sorted(set(wanted.values()))
-    probe.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors)
-    session = plain_session(probe)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.input_type)
+    usual = _Outputs(graph, wanted.values())
+    # A pool with a window of fixed size means something else at another size: there, conv alone counts.
+    elsewhere = _Outputs(graph, [exposure.conv])
 
     def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
-        # A pool with a window of fixed size means something else at another size: there, conv alone counts.
-        usual = batch.shape[2:] == graph.size
-        feed = batch.transpose(0, 2, 3, 1) if graph.channels_last else batch
-        rows = [session.run(tensors, {graph.input.name: image[None].astype(dtype)}) for image in feed]
-        stacked = {t: np.concatenate([r[i] for r in rows]) for i, t in enumerate(tensors)}
+        is_usual = batch.shape[2:] == graph.size
+        values = (usual if is_usual else elsewhere).run(batch)
         result = {}
         for name, tensor in wanted.items():
-            if name != "conv" and not usual:
+            if tensor not in values:
                 continue
-            value = np.asarray(stacked[tensor], dtype=np.float32)
+            value = np.asarray(values[tensor], dtype=np.float32)
             if name == "conv":
-                value = channels_first(value, exposure).reshape(found["conv"].shape)
+                value = channels_first(value, exposure)
+                if value.ndim == 3 and value.size == found["conv"].size:
+                    value = value.reshape(found["conv"].shape)
             else:
                 value = value.reshape(len(batch), -1)
                 value = value / np.float32(exposure.pooled_scale if name == "pooled" else 1)
@@ -154,6 +156,37 @@ def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
         return result
 
     return run
+
+
+class _Outputs:
+    """Some tensors of a source, and no more of it than these need."""
+
+    def __init__(self, graph: Graph, tensors: Iterable[str]) -> None:
+        self.graph, self.tensors = graph, sorted(set(tensors))
+        self._session: onnxruntime.InferenceSession | None = None
+
+    def run(self, batch: Array) -> dict[str, Array]:
+        """The tensors for a normalised (N, 3, height, width) batch."""
+        graph = self.graph
+        session = self._session = self._session or self._open()
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.input_type)
+        feed = batch.transpose(0, 2, 3, 1) if graph.channels_last else batch
+        rows = [session.run(self.tensors, {graph.input.name: image[None].astype(dtype)}) for image in feed]
+        return {t: np.concatenate([r[i] for r in rows]) for i, t in enumerate(self.tensors)}
+
+    def _open(self) -> onnxruntime.InferenceSession:
+        probe = onnx.ModelProto()
+        probe.CopyFrom(self.graph.model)
+        nodes, needed = self.graph.upstream(self.tensors)
+        # Old files list their weights among the inputs.
+        for entries in (probe.graph.initializer, probe.graph.input):
+            kept = [e for e in entries if e.name in needed or e.name == self.graph.input.name]
+            del entries[:]
+            entries.extend(kept)
+        del probe.graph.output[:], probe.graph.node[:]
+        probe.graph.output.extend(onnx.ValueInfoProto(name=t) for t in self.tensors)
+        probe.graph.node.extend(nodes)
+        return plain_session(probe)
 
 
 def channels_first(value: Array, exposure: Exposure) -> Array:
@@ -165,8 +198,13 @@ def channels_first(value: Array, exposure: Exposure) -> Array:
 
 def normalise(batch: npt.NDArray[np.uint8], spec: InputSpec) -> Array:
     """(N, height, width, 3) uint8 to the normalised (N, 3, height, width) float32 of training."""
-    scaled = (batch.astype(np.float32) / 255 - np.array(spec.mean, dtype=np.float32)) / np.array(spec.std, dtype=np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    mean, std = np.array(spec.mean, dtype=np.float32), np.array(spec.std, dtype=np.float32)
+    return _channels_first((batch.astype(np.float32) / 255 - mean) / std)
+
+
+def _channels_first(batch: npt.NDArray[Any]) -> Array:
+    """(N, height, width, 3) to (N, 3, height, width) float32."""
+    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
 def _batches(spec: InputSpec, size: tuple[int, int]) -> list[tuple[str, npt.NDArray[np.uint8]]]:
@@ -190,18 +228,43 @@ def _compare(name: str, images: str, found: Array, expected: Array, tolerance: f
     return Check(name, images, len(found), difference, relative, tolerance)
 
 
-def _sums(exposure: Exposure, found: dict[str, Array], images: str, bias: Array | None) -> list[Check]:
+def _sums(
+    exposure: Exposure, found: dict[str, Array], images: str, bias: Array | None, tolerance: float
+) -> list[Check]:
     """What the engine will rely on: places sum to the feature."""
-    checks = []
+    checks: list[Check] = []
+    if not np.isfinite(found["conv"]).all():
+        return checks  # conv itself has failed
     if exposure.pooling not in ("weights", "flatten"):
         eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
         conv = found["conv"].astype(np.float64)
         expected = decompose.pool(conv, exposure.pooling, p=exposure.p, eps=eps)
         checks.append(_compare("pooled = pool(conv)", images, found["pooled"], expected, SUM_TOLERANCE))
     if "parts" in found:
+        parts = _parts(exposure, found["conv"])
+        checks.append(_compare("parts", images, found["parts"], parts, tolerance))
         total = found["parts"].astype(np.float64).sum(axis=(1, 2)) + (0 if bias is None else bias)
         checks.append(_compare("embedding = sum(parts)", images, found["embedding"], total, SUM_TOLERANCE))
     return checks
+
+
+def _parts(exposure: Exposure, conv: Array) -> Array:
+    """``W alpha_hat`` (N, H, W, D) of feature maps (N, C, H, W), place by place."""
+    tail, double = exposure.tail, conv.astype(np.float64)
+    if exposure.pooling == "flatten" and tail is not None:
+        cube = tail.matrix.reshape(-1, *conv.shape[1:])
+        rows, columns = conv.shape[2:]
+        # One place at a time: a float64 copy of the whole matrix may take gigabytes.
+        each = [double[:, :, y, x] @ cube[:, :, y, x].T for y in range(rows) for x in range(columns)]
+        return np.stack(each, axis=1).reshape(len(conv), rows, columns, -1)
+    if exposure.pooling == "weights" and exposure.place_weights is not None:
+        hats = np.moveaxis(double * exposure.place_weights, 1, -1)
+    else:
+        eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
+        hats = np.stack([decompose.alpha_hat(a, exposure.pooling, p=exposure.p, eps=eps) for a in double])
+    if tail is None:
+        return hats
+    return np.asarray(hats * tail.matrix if tail.matrix.ndim == 1 else hats @ tail.matrix.T)
 
 
 def _one_line(error: Exception) -> str:

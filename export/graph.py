@@ -15,6 +15,9 @@ from simmap.engine.errors import ExportError
 from simmap.export.onnx_source import Exposure, Graph
 
 RESERVED = ("image", "conv", "pooled", "embedding", "parts")
+# Tensors that are added are called OURS..., those of the source whose names clash SOURCE....
+OURS, SOURCE = "simmap/", "source/"
+NORMALISED = f"{OURS}normalised"
 # Weights smaller than this (in numbers) stay float32 in an fp16 artifact: they are biases and
 # scales, weigh nothing, and lose the most.
 FP16_MIN_SIZE = 1024
@@ -34,11 +37,13 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
     """
     opset = next((o.version for o in graph.model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < 7:
-        raise ExportError(f"{graph.name}: has opset {opset}; opsets from 7 on are supported, convert it first")
+        raise ExportError(
+            f"{graph.name}: has opset {opset}; opsets from 7 on are supported, convert it first"
+        )
     if spec.dynamic and exposure.pooling in ("weights", "flatten"):
         raise ExportError(
-            f"{graph.name}: pooling {exposure.pooling!r} has a weight for each place, so it takes one size only; "
-            "leave --dynamic out"
+            f"{graph.name}: pooling {exposure.pooling!r} has a weight for each place, so it takes one size "
+            "only; leave --dynamic out"
         )
     builder = _Builder(graph, exposure, dynamic=spec.dynamic)
     builder.add_input(spec)
@@ -52,22 +57,15 @@ class _Builder:
 
     def __init__(self, graph: Graph, exposure: Exposure, *, dynamic: bool) -> None:
         self.source, self.dynamic, self.shape = graph, dynamic, exposure.shape
-        self.renamed = {name: f"{name}_source" for name in RESERVED}
         conv = exposure.conv
-        self.conv_type = graph.values[conv].dtype
-        if exposure.layout == "NCHW" and self.conv_type == np.float32:
-            self.renamed[conv] = "conv"
+        is_conv = exposure.layout == "NCHW" and graph.values[conv].dtype == np.float32
+        self.renamed = {conv: "conv"} if is_conv else {}
         self.weights: list[onnx.TensorProto] = []
         self.head: list[onnx.NodeProto] = []
         self.front: list[onnx.NodeProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
-        needed = {conv}
-        body: list[onnx.NodeProto] = []
-        for node in reversed(graph.nodes):
-            if needed.intersection(node.output):
-                body.append(node)
-                needed.update(i for i in _reads(node) if i)
-        self.body = [self._copy(n) for n in reversed(body)]
+        body, needed = graph.upstream([conv])
+        self.body = [self._copy(n) for n in body]
         self.conv = self._name(conv)
         self.image = self._name(graph.input.name)
         for name in graph.initializers:
@@ -76,39 +74,54 @@ class _Builder:
                 tensor.CopyFrom(graph.initializers[name])
                 tensor.name = self._name(name)
                 self.weights.append(tensor)
-        self._free_the_batch()
+        self._free_the_batch(body)
 
     def _name(self, name: str) -> str:
-        return self.renamed.get(name, name)
+        """A name of the source's; those that are ours to give are moved out of the way."""
+        if name in self.renamed:
+            return self.renamed[name]
+        return f"{SOURCE}{name}" if name in RESERVED or name.startswith((OURS, SOURCE)) else name
 
     def _copy(self, node: onnx.NodeProto) -> onnx.NodeProto:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        copy.input[:] = [self._name(i) for i in node.input]
-        copy.output[:] = [self._name(o) for o in node.output]
+        self._rename(copy)
         return copy
 
-    def _free_the_batch(self) -> None:
+    def _rename(self, node: onnx.NodeProto) -> None:
+        """Give the tensors of a node, and of its subgraphs, their names in the artifact."""
+        if node.name.startswith((OURS, SOURCE)):
+            node.name = f"{SOURCE}{node.name}"
+        node.input[:] = [self._name(i) for i in node.input]
+        node.output[:] = [self._name(o) for o in node.output]
+        for attribute in node.attribute:
+            for graph in [attribute.g, *attribute.graphs]:
+                for inner in graph.node:
+                    self._rename(inner)
+                for value in [*graph.input, *graph.output, *graph.initializer]:
+                    value.name = self._name(value.name)
+
+    def _free_the_batch(self, nodes: list[onnx.NodeProto]) -> None:
         """Let reshapes that write the batch size 1 down keep the batch that they are given."""
-        for node in self.body:
+        for node, copy in zip(nodes, self.body, strict=True):
             if node.op_type != "Reshape" or node.input[0] not in self.source.dynamic:
                 continue
             shape = self.source.constant(node.input[1])
-            if shape is None or shape.size == 0 or shape[0] != 1 or node.input[1] in self.source.dynamic:
+            if shape is None or shape.size == 0 or shape[0] != 1 or node.input[1] in self.source.sized:
                 continue
             if self.source.shape(node.input[0])[0] == 1:
                 # 0 keeps the axis of the input; with allowzero it would be an empty axis.
-                free = shape.copy()
+                free = shape.astype(np.int64)
                 free[0] = 0
                 if any(a.name == "allowzero" and a.i for a in node.attribute):
                     free[0] = -1
                     if (free[1:] == -1).any():
                         continue
-                node.input[1] = self.constant(free.astype(np.int64), f"{node.output[0]}_shape")
+                copy.input[1] = self.constant(free, f"reshape/{node.output[0]}")
 
     def constant(self, value: npt.NDArray[Any], name: str) -> str:
         """Store a weight under a name of ours."""
-        name = f"simmap/{name}"
+        name = f"{OURS}{name}"
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
@@ -118,8 +131,8 @@ class _Builder:
 
     def add(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """Append a node with one output and give the output's name."""
-        output = name if name in RESERVED else f"simmap/{name}"
-        self.head.append(helper.make_node(op, inputs, [output], name=f"simmap/{name}", **attributes))
+        output = name if name in RESERVED else f"{OURS}{name}"
+        self.head.append(helper.make_node(op, inputs, [output], name=f"{OURS}{name}", **attributes))
         return output
 
     def add_input(self, spec: InputSpec) -> None:
@@ -191,7 +204,9 @@ class _Builder:
             assert exposure.place_weights is not None
             assert exposure.place_bias is not None
             places = exposure.shape[1] * exposure.shape[2]
-            weighted = self.add("Mul", ["conv", self.floats(exposure.place_weights[None], "place_weights")], "shared")
+            weighted = self.add(
+                "Mul", ["conv", self.floats(exposure.place_weights[None], "place_weights")], "shared"
+            )
             mean = self.add("GlobalAveragePool", [weighted], "weighted_mean")
             total = self.add("Mul", [mean, self.floats(float(places), "places")], "weighted_sum")
             flat = self.add("Flatten", [total], "weighted_flat", axis=1)
@@ -205,7 +220,11 @@ class _Builder:
             (avg, avg_hat), (top, top_hat) = pools["avg"], pools["max"]
             if kind == "catavgmax":
                 maps = self.add("Concat", [avg, top], "both", axis=1)
-                shared = self.add("Concat", [avg_hat, top_hat], "both_hat", axis=1) if avg_hat and top_hat else None
+                shared = (
+                    self.add("Concat", [avg_hat, top_hat], "both_hat", axis=1)
+                    if avg_hat and top_hat
+                    else None
+                )
                 channels *= 2
             else:
                 half = self.floats(0.5, "half")
@@ -225,8 +244,10 @@ class _Builder:
         """beta (N, C, 1, 1), and alpha_hat (N, C, H, W) if asked for."""
         if kind == "gem":
             assert exposure.p is not None
+            # max(conv, eps); Max itself does not broadcast before opset 8.
             floor = self.floats(exposure.eps or 0.0, "eps")
-            clipped = self.add("Max", ["conv", floor], "clipped")
+            above = self.add("Relu", [self.add("Sub", ["conv", floor], "over")], "above")
+            clipped = self.add("Add", [above, floor], "clipped")
             # Relative to the maximum, a large p neither overflows nor loses everything to zero.
             top = self.add("GlobalMaxPool", [clipped], "top")
             relative = self.add("Div", [clipped, top], "relative")
@@ -258,10 +279,16 @@ class _Builder:
             return self.add("Mul", [tensor, self.floats(1 / (height * width), f"{name}_share")], name)
         sizes = self.add("Shape", ["conv"], f"{name}_sizes")
         sides = [
-            self.add("Gather", [sizes, self.constant(np.array([axis], dtype=np.int64), f"{name}_axis{axis}")], f"{name}_side{axis}")
+            self.add(
+                "Gather",
+                [sizes, self.constant(np.array([axis], dtype=np.int64), f"{name}_axis{axis}")],
+                f"{name}_side{axis}",
+            )
             for axis in (2, 3)
         ]
-        places = self.add("Cast", [self.add("Mul", sides, f"{name}_places")], f"{name}_count", to=TensorProto.FLOAT)
+        places = self.add(
+            "Cast", [self.add("Mul", sides, f"{name}_places")], f"{name}_count", to=TensorProto.FLOAT
+        )
         return self.add("Div", [tensor, places], name)
 
     def _add_flat_head(self, exposure: Exposure) -> None:
@@ -317,15 +344,21 @@ class _Builder:
         return model
 
 
+def normalises(model: onnx.ModelProto) -> bool:
+    """Whether mean and std are folded into the artifact; a source that takes bytes has its own."""
+    return any(NORMALISED in node.output for node in model.graph.node)
+
+
 def has_head(exposure: Exposure) -> bool:
     """Whether the artifact computes ``embedding`` and ``parts`` itself."""
     return exposure.tail is not None or exposure.pooling in ("weights", "flatten")
 
 
-def constant_part(exposure: Exposure) -> npt.NDArray[np.float64] | None:
+def constant_part(exposure: Exposure) -> npt.NDArray[np.floating[Any]] | None:
     """The bias b (D,) of the embedding that no place owns; None without a head or if it is zero."""
     if not has_head(exposure):
         return None
+    bias: npt.NDArray[np.floating[Any]]
     bias = np.zeros(exposure.shape[0]) if exposure.tail is None else exposure.tail.bias
     if exposure.place_bias is not None:
         place = exposure.place_bias
@@ -351,7 +384,9 @@ def store_fp16(model: onnx.ModelProto) -> None:
             raise ExportError(f"weight {tensor.name!r} is too large for float16; use precision fp32")
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f"{name}_fp16"))
-        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}_fp32", to=TensorProto.FLOAT))
+        casts.append(
+            helper.make_node("Cast", [tensor.name], [name], name=f"{name}_fp32", to=TensorProto.FLOAT)
+        )
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -374,14 +409,3 @@ def fingerprint(model: onnx.ModelProto, spec: InputSpec, settings: dict[str, Any
         **settings,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads, those of its subgraphs included."""
-    names = list(node.input)
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                names += _reads(inner)
-            names += [o.name for o in graph.output]
-    return names

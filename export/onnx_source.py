@@ -32,7 +32,10 @@ SCORES = {"Softmax", "LogSoftmax", "Sigmoid"}
 
 @dataclass(frozen=True)
 class Affine:
-    """``e = matrix f + bias`` in float64; a one-dimensional ``matrix`` (F,) is a diagonal."""
+    """``e = matrix f + bias``; a one-dimensional ``matrix`` (F,) is a diagonal.
+
+    In float64, but for a single dense matrix, which keeps the source's float32.
+    """
 
     matrix: Array
     bias: Array
@@ -44,11 +47,16 @@ class Affine:
 
     def then(self, matrix: Array, bias: Array) -> "Affine":
         """Follow this map by another one, diagonal (F,) or dense (D, F)."""
+        scaled: Array
         if matrix.ndim == 1:
             scaled = matrix * self.matrix if self.matrix.ndim == 1 else matrix[:, None] * self.matrix
             return Affine(scaled, matrix * self.bias + bias)
-        scaled = matrix * self.matrix if self.matrix.ndim == 1 else matrix @ self.matrix
-        return Affine(scaled, matrix @ self.bias + bias)
+        # Heads of flattened maps are large: no copy is made that is not needed.
+        if self.matrix.ndim == 2:
+            scaled = matrix.astype(np.float64) @ self.matrix
+        else:
+            scaled = matrix if (self.matrix == 1).all() else matrix * self.matrix
+        return Affine(scaled, matrix @ self.bias + bias if self.bias.any() else bias)
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,8 @@ class Graph:
         self.input_type = self.input.type.tensor_type.elem_type
         self.channels_last, self.size = self._read_input(size)
         self.outputs = [o.name for o in graph.output]
-        self.dynamic = self._reachable()
+        self.sized = self._reachable()
+        self.dynamic = self._reachable(blind=("Shape", "Size"))
         self.values = self._probe()
 
     def _read_input(self, size: tuple[int, int] | None) -> tuple[bool, tuple[int, int]]:
@@ -153,17 +162,28 @@ class Graph:
         wanted = size or (own[0] or 224, own[1] or 224)
         if any(o and o != w for o, w in zip(own, wanted, strict=True)):
             raise ExportError(
-                f"{self.name}: takes {own[0]} x {own[1]} only, size is {wanted[0]} x {wanted[1]}; leave size out"
+                f"{self.name}: takes {own[0]} x {own[1]} only, size is {wanted[0]} x {wanted[1]}; "
+                "leave size out"
             )
         return channels_last, wanted
 
-    def _reachable(self) -> set[str]:
-        """Names of the tensors that depend on the image."""
+    def _reachable(self, blind: tuple[str, ...] = ()) -> set[str]:
+        """Names of the tensors that depend on the image, not counting what ``blind`` operators pass on."""
         seen = {self.input.name}
         for node in self.nodes:
-            if any(i in seen for i in node.input):
+            if node.op_type not in blind and any(i in seen for i in reads(node)):
                 seen.update(node.output)
         return seen
+
+    def upstream(self, tensors: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+        """The nodes that ``tensors`` need, in order, and the names of all that these read."""
+        needed = set(tensors)
+        kept: list[onnx.NodeProto] = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                kept.append(node)
+                needed.update(i for i in reads(node) if i)
+        return kept[::-1], needed
 
     def _probe(self) -> dict[str, npt.NDArray[Any]]:
         """Every tensor after one run on noise at batch 1; small ones whole, large ones by shape only."""
@@ -186,7 +206,7 @@ class Graph:
         for name, value in zip(names, values, strict=True):
             array = np.asarray(value)
             # Activations are wanted for their shape only; a broadcast view holds one number.
-            is_data = name in self.dynamic and array.dtype.kind == "f"
+            is_data = name in self.dynamic
             kept[name] = np.broadcast_to(array.dtype.type(0), array.shape) if is_data else array
         return kept
 
@@ -206,18 +226,15 @@ class Graph:
         return tuple(self.values[tensor].shape)
 
     def constant(self, tensor: str) -> npt.NDArray[Any] | None:
-        """The value of a tensor that does not depend on the image (or is a shape), else None."""
+        """The value of a tensor that does not depend on the image (but for its shape), else None."""
         if tensor in self.initializers:
             return np.asarray(numpy_helper.to_array(self.initializers[tensor]))
-        value = self.values.get(tensor)
-        if value is None or (tensor in self.dynamic and value.dtype.kind == "f"):
-            return None
-        return value
+        return None if tensor in self.dynamic else self.values.get(tensor)
 
     def data_inputs(self, node: onnx.NodeProto) -> list[str]:
         """The inputs through which the image flows; shapes computed from tensors do not count."""
-        candidates = node.input[:1] if node.op_type in RESHAPES else node.input
-        return [i for i in candidates if i in self.dynamic and self.constant(i) is None]
+        candidates = node.input[:1] if node.op_type in RESHAPES else reads(node)
+        return [i for i in candidates if i in self.dynamic]
 
     def dominators(self, target: str) -> list[str]:
         """Tensors that every path from the image to ``target`` crosses, from ``target`` back."""
@@ -236,6 +253,17 @@ class Graph:
     def describe(self, node: onnx.NodeProto) -> str:
         """A node as an error names it."""
         return f"{node.op_type} {node.name or node.output[0]!r}"
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The tensors that a node reads, those of its subgraphs included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                names += reads(inner)
+            names += [o.name for o in graph.output]
+    return names
 
 
 def plain_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -286,13 +314,15 @@ def analyse(
         target, blockers, end = found.output, [], None
     if blockers:
         node = blockers[-1]
-        cut = next(i for i in graph.data_inputs(node))
-        offers = [] if found.kind == "flatten" and cut == found.output else [f"--embedding {cut!r}"]
-        offers += [] if found.kind == "flatten" else ["--embedding pooled"]
-        offers += [f"--conv-layer {found.conv!r} --pool avg"] if found.kind == "flatten" else []
+        # What every path into the node crosses, not just one of its inputs.
+        cut = next(t for t in graph.dominators(node.output[0]) if t not in node.output)
+        offers = [] if cut == found.output else [f"--embedding {cut!r}"]
+        is_flat = found.kind == "flatten"
+        offers += [f"--conv-layer {found.conv!r} --pool avg" if is_flat else "--embedding pooled"]
         raise ExportError(
             f"{graph.name}: node {graph.describe(node)} between the feature map and the embedding is not "
-            f"affine, so no place owns its part of the score; cut the embedding before it with {' or '.join(offers)}"
+            "affine, so no place owns its part of the score; cut the embedding before it with "
+            f"{' or '.join(offers)}"
         )
     return _expose(graph, found, target, notes, is_normed=end == "norm")
 
@@ -352,8 +382,15 @@ def _target(graph: Graph, embedding: str) -> tuple[str, list[str], Literal["norm
     if node is not None and bias:
         before = graph.producer.get(graph.data_inputs(node)[0])
         node = before if before is not None and before.op_type in ("MatMul", "Conv") else node
-    if node is not None and node.op_type in DENSE and len(graph.data_inputs(node)) == 1 and _is_flat(graph, node):
-        notes.append(f"the classifier ({activation}) is left behind: the embedding is the feature that it reads")
+    if (
+        node is not None
+        and node.op_type in DENSE
+        and len(graph.data_inputs(node)) == 1
+        and _is_flat(graph, node)
+    ):
+        notes.append(
+            f"the classifier ({activation}) is left behind: the embedding is the feature that it reads"
+        )
         return graph.data_inputs(node)[0], notes, "scores"
     notes.append(
         f"{activation} is left behind, and what is pooled is the class scores themselves; another map "
@@ -365,7 +402,7 @@ def _target(graph: Graph, embedding: str) -> tuple[str, list[str], Literal["norm
 def _is_flat(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether the node sees vectors, not maps: a classifier behind the pooling, not before it."""
     shape = graph.shape(graph.data_inputs(node)[0])[1:]
-    return bool(np.prod(shape) == max(shape))
+    return bool(np.prod(shape) == max(shape, default=1))
 
 
 def _skip(graph: Graph, tensor: str, passes: Callable[[onnx.NodeProto], bool]) -> str:
@@ -385,8 +422,11 @@ def _before_norm(graph: Graph, tensor: str) -> str | None:
     node = graph.producer.get(tensor)
     if node is None:
         return None
+    shape = graph.shape(tensor)
     if node.op_type == "LpNormalization":
-        return str(node.input[0]) if _attribute(node, "p", 2) == 2 else None
+        axis = _attribute(node, "axis", -1)
+        is_l2 = _attribute(node, "p", 2) == 2 and shape[axis] == np.prod(shape)
+        return str(node.input[0]) if is_l2 else None
     if node.op_type not in ("Div", "Mul"):
         return None
     for x, divisor in (node.input, tuple(reversed(node.input))):
@@ -398,11 +438,17 @@ def _before_norm(graph: Graph, tensor: str) -> str | None:
         is_norm = "ReduceL2" in ops or ("Sqrt" in ops and ops & {"ReduceSum", "ReduceSumSquare"})
         inverse = "Reciprocal" in ops or "Div" in ops
         powers = all(_is_square(graph, n) for n in between if n.op_type == "Pow")
+        # One number an image: of all its features, and of no other image.
+        reductions = [n for n in between if n.op_type.startswith("Reduce")]
+        axes = [_axes(graph, n, len(graph.shape(n.input[0]))) for n in reductions]
+        alone = all(a is not None and 0 not in a for a in axes) and all(
+            np.prod(graph.shape(n.output[0])) == 1 for n in reductions
+        )
         known = ops <= {
             "ReduceL2", "Sqrt", "ReduceSum", "ReduceSumSquare", "Mul", "Pow", "Abs", "Add", "Clip", "Max",
             "Expand", "Unsqueeze", "Reshape", "Reciprocal", "Div", "Identity", "Cast", "Shape",
         }  # fmt: skip
-        if between and is_norm and known and powers and inverse == (node.op_type == "Mul"):
+        if between and is_norm and alone and known and powers and inverse == (node.op_type == "Mul"):
             return str(x)
     return None
 
@@ -439,8 +485,10 @@ def _find_pool(graph: Graph, target: str, wanted: str | None) -> tuple[Pool | No
         node = graph.producer.get(tensor)
         if node is None:
             break
-        if node.op_type not in AFFINE or len(graph.data_inputs(node)) != 1 or node.op_type == "MatMul" and (
-            node.input[0] not in graph.data_inputs(node)
+        if (
+            node.op_type not in AFFINE
+            or len(graph.data_inputs(node)) != 1
+            or (node.op_type == "MatMul" and (node.input[0] not in graph.data_inputs(node)))
         ):
             blockers.append(node)
     return None, blockers
@@ -459,8 +507,9 @@ def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
         before = graph.shape(node.input[0]) if node.input[0] in graph.values else ()
         if len(before) == 3 and np.prod(graph.shape(tensor)) == before[2]:
             return (
-                f"{graph.name}: the embedding is one token (a class token, by node {graph.describe(node)}), not a "
-                "sum over places; only networks that pool their feature map or patch tokens can be decomposed"
+                f"{graph.name}: the embedding is one token (a class token, by node {graph.describe(node)}), "
+                "not a sum over places; only networks that pool their feature map or patch tokens can be "
+                "decomposed"
             )
     return (
         f"{graph.name}: no pooling over places leads to {target!r}, so it has no feature map to decompose "
@@ -537,19 +586,22 @@ def _match_reduce(graph: Graph, node: onnx.NodeProto, source: str, output: str) 
     axes = _axes(graph, node, len(shape))
     if axes is None:
         return None
-    kind: Pooling = "max" if node.op_type == "ReduceMax" else "avg"
+    op = node.op_type
+    kind: Pooling = "max" if op == "ReduceMax" else "avg"
     places = int(np.prod([shape[a] for a in axes]))
-    if len(axes) == 1 and axes[0] in (2, 3):
-        # mean over one axis behind a mean over another: together a mean over the places
-        before = graph.producer.get(source)
-        if before is not None and before.op_type == node.op_type and before.input[0] in graph.dynamic:
-            inner_shape = graph.shape(before.input[0])
-            inner = _axes(graph, before, len(inner_shape))
-            if len(inner_shape) == 4 and inner in ([3], [2]) and places * shape[axes[0]] > 1:
-                total = inner_shape[2] * inner_shape[3]
-                scale = float(total) if node.op_type == "ReduceSum" else 1.0
-                if total == inner_shape[inner[0]] * shape[axes[0]]:
-                    return Pool(kind, str(before.input[0]), "NCHW", output, scale, node=node)
+    before = graph.producer.get(source)
+    if len(axes) == 1 and before is not None and before.op_type == op and before.input[0] in graph.dynamic:
+        # A reduction of one side behind that of the other: together one of the places.
+        first = graph.shape(before.input[0])
+        inner = _axes(graph, before, len(first))
+        if len(first) == 4 and inner is not None and len(inner) == 1:
+            outer = axes[0] + (len(shape) == 3 and axes[0] >= inner[0])
+            layouts: dict[tuple[int, ...], Layout] = {(2, 3): "NCHW", (1, 2): "NHWC"}
+            layout = layouts.get(tuple(sorted((inner[0], outer))))
+            total = first[inner[0]] * first[outer]
+            if layout is not None and total > 1:
+                scale = float(total) if op == "ReduceSum" else 1.0
+                return Pool(kind, str(before.input[0]), layout, output, scale, node=node)
     if places <= 1:
         return None
     scale = float(places) if node.op_type == "ReduceSum" else 1.0
@@ -557,13 +609,12 @@ def _match_reduce(graph: Graph, node: onnx.NodeProto, source: str, output: str) 
         return Pool(kind, source, "NCHW", output, scale, node=node)
     if len(shape) == 4 and axes == [1, 2]:
         return Pool(kind, source, "NHWC", output, scale, node=node)
-    if len(shape) == 3 and axes == [2]:
+    is_flattened = before is not None and before.op_type == "Reshape" and before.input[0] in graph.dynamic
+    if before is not None and is_flattened and len(shape) == 3 and axes == [2]:
         # (N, C, H W), a map flattened over its places
-        before = graph.producer.get(source)
-        if before is not None and before.op_type in ("Reshape", "Flatten") and before.input[0] in graph.dynamic:
-            inner_shape = graph.shape(before.input[0])
-            if len(inner_shape) == 4 and inner_shape[1] == shape[1]:
-                return Pool(kind, str(before.input[0]), "NCHW", output, scale, node=node)
+        first = graph.shape(before.input[0])
+        if len(first) == 4 and first[1] == shape[1]:
+            return Pool(kind, str(before.input[0]), "NCHW", output, scale, node=node)
     if len(shape) == 3 and axes == [1]:
         return Pool(kind, source, "NLC", output, scale, node=node)
     return None
@@ -599,7 +650,12 @@ def _match_pair(graph: Graph, node: onnx.NodeProto) -> Pool | None:
     """Average and maximum of the same map, added or stacked."""
     pools = [_match_pool(graph, _skip(graph, str(i), lambda n: n.op_type in RESHAPES)) for i in node.input]
     first, second = pools
-    if first is None or second is None or first.conv != second.conv or {first.kind, second.kind} != {"avg", "max"}:
+    if (
+        first is None
+        or second is None
+        or first.conv != second.conv
+        or {first.kind, second.kind} != {"avg", "max"}
+    ):
         return None
     if first.scale != 1 or second.scale != 1:
         return None
@@ -624,12 +680,18 @@ def _layout(graph: Graph, conv: str, layout: Layout | None) -> tuple[Layout, tup
     if layout is None:
         if len(shape) not in (3, 4):
             raise ExportError(f"{graph.name}: {conv!r} has shape {shape}; a feature map has 3 or 4 axes")
-        layout = "NCHW" if len(shape) == 4 else "NLC"
+        layout = "NLC" if len(shape) == 3 else "NHWC" if _is_channels_last(graph, conv) else "NCHW"
     if layout == "NCHW":
         return layout, (shape[1], shape[2], shape[3])
     if layout == "NHWC":
         return layout, (shape[3], shape[1], shape[2])
     return layout, (shape[2], *_token_grid(graph, conv, shape[1]))
+
+
+def _is_channels_last(graph: Graph, conv: str) -> bool:
+    """Whether a Transpose from (N, C, H, W) to (N, H, W, C) gives the map."""
+    node = graph.producer.get(conv)
+    return node is not None and node.op_type == "Transpose" and _attribute(node, "perm", []) == [0, 2, 3, 1]
 
 
 def _token_grid(graph: Graph, conv: str, tokens: int) -> tuple[int, int]:
@@ -643,13 +705,18 @@ def _token_grid(graph: Graph, conv: str, tokens: int) -> tuple[int, int]:
                 seen.add(name)
                 pending.append(name)
                 shape = graph.shape(name)
-                if len(shape) == 4 and shape[2] * shape[3] == tokens and node is not None and min(shape[2:]) > 0:
+                if (
+                    len(shape) == 4
+                    and shape[2] * shape[3] == tokens
+                    and node is not None
+                    and min(shape[2:]) > 0
+                ):
                     origin = graph.producer.get(name)
                     if origin is not None and origin.op_type == "Conv":
                         grids.append((shape[2], shape[3]))
     if grids:
         return grids[0]
-    side = int(round(tokens**0.5))
+    side = round(tokens**0.5)
     if side * side == tokens:
         return side, side
     raise ExportError(
@@ -676,20 +743,20 @@ def _expose(graph: Graph, found: Pool, target: str, notes: list[str], *, is_norm
             if len(found.node.input) > 2
             else np.zeros(shape[0])
         )
-    if found.kind == "flatten":
-        # Behind a Transpose the flat order is that of places, then channels.
-        before = graph.producer.get(conv)
-        if before is not None and before.op_type == "Transpose" and _attribute(before, "perm", []) == [0, 2, 3, 1]:
-            conv = str(before.input[0])
-            layout, shape = _layout(graph, conv, "NCHW")
-            channels, height, width = shape
+    if found.kind == "flatten" and _is_channels_last(graph, conv):
+        # The flat order is that of places, then channels.
+        conv = str(graph.producer[conv].input[0])
+        layout, shape = _layout(graph, conv, "NCHW")
+        channels, height, width = shape
 
-            def order(matrix: Array) -> Array:
-                """Columns from (H, W, C) order into (C, H, W) order."""
-                cube = matrix.reshape(-1, height, width, channels)
-                return np.ascontiguousarray(cube.transpose(0, 3, 1, 2)).reshape(len(matrix), -1)
+        def order(matrix: Array) -> Array:
+            """Columns from (H, W, C) order into (C, H, W) order."""
+            cube = matrix.reshape(-1, height, width, channels)
+            return np.ascontiguousarray(cube.transpose(0, 3, 1, 2)).reshape(len(matrix), -1)
 
-    size = int(np.prod(shape)) if found.kind == "flatten" else shape[0] * (2 if found.kind == "catavgmax" else 1)
+    size = (
+        int(np.prod(shape)) if found.kind == "flatten" else shape[0] * (2 if found.kind == "catavgmax" else 1)
+    )
     tail = _tail(graph, start, target, size)
     if found.kind == "flatten":
         if tail is None or tail.matrix.ndim == 1:
@@ -701,11 +768,15 @@ def _expose(graph: Graph, found: Pool, target: str, notes: list[str], *, is_norm
             tail = replace(tail, matrix=order(tail.matrix))
     elif tail is not None and found.scale != 1:
         tail = Affine(tail.matrix * found.scale, tail.bias)
+        if tail.matrix.ndim == 1 and np.allclose(tail.matrix, 1, rtol=1e-6) and not tail.bias.any():
+            # A sum over the places times 1 / (H W), say: the embedding is the pooled feature itself.
+            found, tail = replace(found, output=target, scale=1.0), None
     if tail is not None:
+        before = f"--conv-layer {conv!r} --pool avg" if found.kind == "flatten" else "--embedding pooled"
         notes = [
             *notes,
             f"an affine head leads from {size} to {tail.dimension} features and is kept; for a classifier's "
-            "scores that is seldom wanted: --embedding pooled takes the feature before it",
+            f"scores that is seldom wanted: {before} takes the feature before it",
         ]
     pooled = None if found.kind == "flatten" else found.output
     return Exposure(
@@ -718,11 +789,14 @@ def _before_clip(graph: Graph, tensor: str) -> tuple[str, float]:
     """The feature map before GeM's floor, and the floor."""
     node = graph.producer.get(tensor)
     if node is not None and node.op_type in ("Clip", "Max") and len(graph.data_inputs(node)) == 1:
-        floor = _attribute(node, "min", None)
-        if floor is None:
-            constants = [graph.constant(i) for i in node.input if i and i not in graph.data_inputs(node)]
-            floor = _single(constants[0]) if constants else None
-        if floor is not None and 0 < floor < 1e-2:
+        if node.op_type == "Max":
+            floor = next((_single(graph.constant(i)) for i in node.input if i not in graph.dynamic), None)
+            ceiling = None
+        else:
+            given = [_single(graph.constant(i)) for i in node.input[1:]] + [None, None]
+            floor, ceiling = _attribute(node, "min", given[0]), _attribute(node, "max", given[1])
+        is_open = ceiling is None or ceiling > 1e30
+        if floor is not None and 0 < floor < 1e-2 and is_open:
             return graph.data_inputs(node)[0], float(floor)
     return tensor, GEM_EPS
 
@@ -737,13 +811,18 @@ def _tail(graph: Graph, start: str, target: str, size: int) -> Affine | None:
         tensor = graph.data_inputs(node)[0]
     state = Affine(np.ones(size), np.zeros(size))
     for node in reversed(chain):
+        after = int(np.prod(graph.shape(node.output[0])))
+        matrix: Array = np.ones(state.dimension)
+        bias: Array = np.zeros(state.dimension)
         if node.op_type not in RESHAPES:
-            state = state.then(*_affine(graph, node, state.dimension))
-        elif int(np.prod(graph.shape(node.output[0]))) != state.dimension:
+            matrix, bias = _affine(graph, node, state.dimension)
+        if matrix.shape[-1] != state.dimension or len(matrix) != after or len(bias) != after:
             raise ExportError(
                 f"{graph.name}: node {graph.describe(node)} mixes places and features; name the feature map "
                 "with --conv-layer"
             )
+        if node.op_type not in RESHAPES:
+            state = state.then(matrix, bias)
     only_notation = all(n.op_type in RESHAPES for n in chain)
     return None if only_notation else state
 
@@ -753,7 +832,7 @@ def _affine(graph: Graph, node: onnx.NodeProto, size: int) -> tuple[Array, Array
     op = node.op_type
     data = graph.data_inputs(node)[0]
     constants = [None if i == data or not i else graph.constant(i) for i in node.input]
-    values = [None if c is None else np.asarray(c, dtype=np.float64) for c in constants]
+    values = [None if c is None else c.astype(np.float64) if c.ndim < 2 else _full(c) for c in constants]
 
     def vector(value: Array | None, default: float) -> Array:
         if value is None:
@@ -770,7 +849,9 @@ def _affine(graph: Graph, node: onnx.NodeProto, size: int) -> tuple[Array, Array
             return constant, np.zeros(size)
         if op == "Div":
             if second:
-                raise ExportError(f"{graph.name}: node {graph.describe(node)} divides by the feature; not affine")
+                raise ExportError(
+                    f"{graph.name}: node {graph.describe(node)} divides by the feature; not affine"
+                )
             return 1 / constant, np.zeros(size)
         if op == "Add":
             return np.ones(size), constant
@@ -787,8 +868,10 @@ def _affine(graph: Graph, node: onnx.NodeProto, size: int) -> tuple[Array, Array
     if op == "Gemm":
         if _attribute(node, "transA", 0):
             raise ExportError(f"{graph.name}: node {graph.describe(node)} transposes the batch; not affine")
-        matrix = (weight if _attribute(node, "transB", 0) else weight.T) * _attribute(node, "alpha", 1.0)
-        bias = np.zeros(len(matrix))
+        matrix = weight if _attribute(node, "transB", 0) else weight.T
+        alpha = _attribute(node, "alpha", 1.0)
+        matrix = matrix if alpha == 1 else matrix * alpha
+        bias: Array = np.zeros(len(matrix))
         if len(values) > 2 and values[2] is not None:
             bias = np.broadcast_to(values[2] * _attribute(node, "beta", 1.0), (1, len(matrix)))[0]
         return matrix, bias
@@ -803,6 +886,11 @@ def _affine(graph: Graph, node: onnx.NodeProto, size: int) -> tuple[Array, Array
     for g in range(group):
         dense[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] = matrix[g * rows : (g + 1) * rows]
     return dense, np.asarray(bias)
+
+
+def _full(value: npt.NDArray[Any]) -> Array:
+    """At least float32."""
+    return value.astype(np.promote_types(value.dtype, np.float32), copy=False)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

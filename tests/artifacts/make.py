@@ -1,0 +1,57 @@
+"""Make the small artifacts of this folder: ``python tests/artifacts/make.py``.
+
+The engine's tests open them where neither torch nor onnx is installed.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "export"))
+
+import onnx  # noqa: E402
+
+import networks  # noqa: E402
+from simmap.export.exporter import export  # noqa: E402
+from simmap.export.recipe import load_recipe  # noqa: E402
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+Build = Callable[[], networks.Network]
+ARTIFACTS: dict[str, tuple[Build, dict[str, Any]]] = {
+    "avg": (lambda: networks.pooled_only(size=(32, 32), stride=4), {}),
+    "max": (lambda: networks.pooled_only("GlobalMaxPool", size=(32, 48), stride=4), {}),
+    "gem": (lambda: networks.gem(2.5, size=(16, 24)), {}),
+    "catavgmax": (networks.catavgmax, {}),
+    "affine_bias": (lambda: networks.tail("Flatten", "Gemm"), {}),
+    "max_affine": (lambda: networks.classifier(scores=None, pool="GlobalMaxPool"), {}),
+    "flatten": (networks.arc_face, {}),
+    "weights": (networks.mobile_face, {}),
+    "letterbox_bgr": (
+        lambda: networks.pooled_only(size=(32, 48), stride=4),
+        {"colour": "bgr", "resize": "letterbox"},
+    ),
+    "crop": (
+        lambda: networks.pooled_only(size=(32, 32), stride=4),
+        {"resize": "crop", "crop_fraction": 0.8, "kernel": "cubic"},
+    ),
+    "dynamic": (networks.dynamic, {}),
+}
+
+
+def make(name: str, folder: Path) -> Path:
+    """Write one artifact into ``folder``."""
+    build, flags = ARTIFACTS[name]
+    network = build()
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / f"{name}_source.onnx"
+        onnx.save(network.model, str(source))
+        recipe = {"onnx": str(source), "mean": MEAN, "std": STD, **network.flags, **flags}
+        return export(load_recipe(None, recipe), folder / f"{name}.onnx", force=True).path
+
+
+if __name__ == "__main__":
+    for artifact in ARTIFACTS:
+        print(make(artifact, HERE))

@@ -1,0 +1,487 @@
+"""Graph surgery: what is found in an ONNX graph, what is refused, and that artifacts compute the same."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simmap.engine import decompose
+from simmap.engine.errors import ExportError
+from simmap.engine.session import Session, open_session
+from simmap.export.exporter import Report, export
+from simmap.export.recipe import load_recipe
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests import nothing from each other but these builders
+import networks
+from networks import Net, Network
+
+Array = npt.NDArray[Any]
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+
+def write(model: onnx.ModelProto, folder: Path) -> Path:
+    """Save a source network."""
+    path = folder / "source.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def run_export(path: Path, output: Path, **flags: Any) -> Report:
+    """Export an ONNX file as the command line does."""
+    return export(
+        load_recipe(None, {"onnx": str(path), "mean": list(MEAN), "std": list(STD), **flags}), output
+    )
+
+
+def values_of(model: onnx.ModelProto, tensor: str, images: npt.NDArray[np.uint8]) -> Array:
+    """What a tensor of the source is for uint8 photos, one photo at a time, in float64."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    last = next(i for i, node in enumerate(model.graph.node) if tensor in node.output)
+    del probe.graph.output[:], probe.graph.node[last + 1 :]
+    probe.graph.output.extend([onnx.ValueInfoProto(name=tensor)])
+    for axis in probe.graph.input[0].type.tensor_type.shape.dim:
+        if axis.dim_value > 3:
+            axis.dim_param = f"free{axis.dim_value}"
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    dtype = {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}.get(entry.type, np.float32)
+    rows = []
+    for image in images:
+        pixels: Array = image
+        if dtype != np.uint8:
+            pixels = (image / 255 - np.array(MEAN)) / np.array(STD)
+        if entry.shape[3] != 3 or entry.shape[1] == 3:
+            pixels = pixels.transpose(2, 0, 1)
+        rows.append(session.run(None, {entry.name: pixels[None].astype(dtype)})[0])
+    return np.concatenate(rows).astype(np.float64)
+
+
+def maps_of(network: Network, images: npt.NDArray[np.uint8], grid: tuple[int, int]) -> Array:
+    """The source's feature maps as (N, C, H, W)."""
+    alpha = values_of(network.model, network.conv, images)
+    if network.layout == "NHWC":
+        return alpha.transpose(0, 3, 1, 2)
+    if network.layout == "NLC":
+        return alpha.transpose(0, 2, 1).reshape(len(images), -1, *grid)
+    return alpha
+
+
+def photos(
+    session: Session, count: int, *, seed: int = 1, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Random smooth-ish photos in the artifact's size."""
+    spec = session.contract.input
+    height, width = size or (spec.height, spec.width)
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 256, size=(count, 1, 1, 3))
+    noise = rng.integers(-120, 121, size=(count, height, width, 3))
+    return (base + noise).clip(0, 255).astype(np.uint8)
+
+
+def run_artifact(session: Session, images: npt.NDArray[np.uint8]) -> dict[str, Array]:
+    """The artifact's outputs by name."""
+    names = [o.name for o in session.run.get_outputs()]
+    return dict(zip(names, session.run.run(None, {"image": images}), strict=True))
+
+
+def close(found: Array, expected: Array, tolerance: float) -> None:
+    """Equal up to ``tolerance`` of the largest expected value."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def check_same(network: Network, session: Session, *, size: tuple[int, int] | None = None) -> None:
+    """The artifact gives what the source and float64 arithmetic give, and maps sum to their scores."""
+    contract = session.contract
+    tolerance = 5e-3 if network.half else 1e-5
+    assert contract.pooling == network.pooling
+    assert contract.head == ("affine" if network.affine else "none")
+    bias = np.zeros(contract.dimension) if contract.bias_vector is None else contract.bias_vector
+    for count in (1, 3):
+        images = photos(session, count, size=size)
+        found = run_artifact(session, images)
+        assert set(found) == set(contract.outputs)
+        grid = (contract.grid_height, contract.grid_width) if size is None else found["conv"].shape[2:]
+        if size is None:
+            assert grid == network.grid
+        alpha = maps_of(network, images, grid)
+        assert alpha.std() > 0.01
+        close(found["conv"], alpha, tolerance)
+        expected = np.stack([network.head(a) for a in alpha])
+        if network.pool is not None:
+            close(found["pooled"], np.stack([network.pool(a) for a in alpha]), tolerance)
+        else:
+            assert "pooled" not in found
+        embedding = found["embedding" if network.affine else "pooled"]
+        assert embedding.shape == (count, contract.dimension)
+        close(embedding, expected, tolerance)
+        if network.affine:
+            parts = found["parts"]
+            assert parts.shape == (count, *grid, contract.dimension)
+            assert np.abs(parts.sum(axis=(1, 2), dtype=np.float64) + bias - embedding).max() <= 1e-5 * max(
+                1, np.abs(embedding).max()
+            )
+        else:
+            eps = 1e-6 if contract.eps is None else contract.eps
+            hats = [decompose.alpha_hat(c, contract.pooling, p=contract.p, eps=eps) for c in found["conv"]]
+            parts = np.stack(hats)
+        for i, j in ((0, count - 1), (count - 1, 0)):
+            u, v = (networks.unit(expected[k]) for k in (i, j))
+            similarity = decompose.similarity_map(parts[i], embedding[i], embedding[j])
+            left = decompose.residual(contract.bias_vector, embedding[i], embedding[j])
+            assert similarity.shape == grid
+            # A bias much larger than the embedding would cancel; the figure is relative to the terms.
+            assert abs(similarity.sum(dtype=np.float64) + left - u @ v) <= max(1e-5, tolerance)
+
+
+@pytest.mark.parametrize("name", networks.EXPORTABLE)
+def test_artifact_computes_what_its_source_computes(name: str, tmp_path: Path) -> None:
+    network = networks.EXPORTABLE[name]()
+    report = run_export(write(network.model, tmp_path), tmp_path / "out.onnx", **network.flags)
+    session = open_session(report.path, device="cpu", threads=1)
+    check_same(network, session)
+    assert session.run.get_inputs()[0].shape[0] == "N"
+
+
+def test_truth_of_the_builders() -> None:
+    # The heads written out in NumPy are what the graphs give, so that the comparison above means something.
+    for name in ("ArcFace", "MobileFaceNet", "NHWC Flatten", "catavgmax, Gemm", "ReduceSum, Gemm", "GeM 3.0"):
+        network = networks.EXPORTABLE[name]()
+        dims = network.model.graph.input[0].type.tensor_type.shape.dim
+        nhwc = dims[3].dim_value == 3
+        size = [d.dim_value for d in (dims[1:3] if nhwc else dims[2:4])]
+        images = np.random.default_rng(0).integers(0, 256, size=(2, *size, 3), dtype=np.uint8)
+        alpha = maps_of(network, images, network.grid)
+        output = values_of(network.model, network.model.graph.output[0].name, images)
+        close(output, np.stack([network.head(a) for a in alpha]), 1e-5)
+
+
+def test_dynamic_artifact_at_a_second_size(tmp_path: Path) -> None:
+    network = networks.dynamic()
+    report = run_export(write(network.model, tmp_path), tmp_path / "out.onnx", **network.flags)
+    session = open_session(report.path, device="cpu", threads=1)
+    assert session.contract.input.dynamic
+    check_same(network, session, size=(40, 18))
+
+
+@pytest.mark.parametrize("pool", ["avg", "gem", "avgmax", "catavgmax"])
+def test_dynamic_sides_of_a_fixed_graph(pool: str, tmp_path: Path) -> None:
+    network = networks.overridden(pool)
+    report = run_export(write(network.model, tmp_path), tmp_path / "out.onnx", **network.flags, dynamic=True)
+    check_same(network, open_session(report.path, device="cpu", threads=1), size=(22, 34))
+
+
+def test_notes_tell_of_choices(tmp_path: Path) -> None:
+    def notes(network: Network) -> str:
+        path = write(network.model, tmp_path)
+        report = export(load_recipe(None, {"onnx": str(path)}), tmp_path / "out.onnx", force=True)
+        return "\n".join(report.notes)
+
+    assert "the classifier (Softmax 'node_softmax_" in notes(networks.classifier())
+    assert "--embedding pooled takes the feature before it" in notes(networks.classifier(scores=None))
+    assert "what is pooled is the class scores themselves" in notes(networks.score_pool())
+    assert "a final L2 norm is left out" in notes(networks.normed("torch"))
+    assert "mean and std are not known" in notes(networks.score_pool())
+    net = Net(opset=13)
+    x = net.trunk()
+    network = Network(net.done(net.reduce("ReduceSum", x, [2, 3], keep=0)), x, "avg", networks.average, None)
+    assert "the source's pooled feature is 64 times this one; cosines agree" in notes(network)
+    # Half the sum of average and maximum is avgmax itself, and so is a sum times 1 / (H W) the average.
+    assert "times this one" not in notes(networks.avgmax()) + notes(networks.written_mean())
+
+
+@pytest.mark.parametrize("name", networks.refused())
+def test_refused(name: str, tmp_path: Path) -> None:
+    model, flags, told = networks.refused()[name]
+    output = tmp_path / "out.onnx"
+    with pytest.raises(ExportError, match=told) as error:
+        run_export(write(model, tmp_path), output, **flags)
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["source.onnx"]
+
+
+def offers_of(message: str) -> list[dict[str, str]]:
+    """The flags that an error offers, one set for each ``or``."""
+    found = []
+    for offer in message.partition("cut the embedding before it with ")[2].split(" or "):
+        flags = dict(re.findall(r"--(\S+) '?([^' ]+)'?", offer))
+        found.append({key.replace("-", "_"): value for key, value in flags.items()})
+    return found
+
+
+@pytest.mark.parametrize("nhwc", [False, True])
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("kind", ["Relu", "HardSwish", "LayerNormalization", "residual", "shrink"])
+def test_offers_work_when_followed(kind: str, flatten: bool, nhwc: bool, tmp_path: Path) -> None:
+    if nhwc and not flatten:
+        pytest.skip("the pool is NCHW's")
+    model, blocker = networks.bent(kind, flatten=flatten, nhwc=nhwc)
+    path = write(model, tmp_path)
+    with pytest.raises(
+        ExportError, match=rf"node {blocker} 'node_{blocker.lower()}_\d+' .* is not affine"
+    ) as error:
+        run_export(path, tmp_path / "out.onnx")
+    offers = offers_of(str(error.value))
+    assert {tuple(o) for o in offers} == (
+        {("embedding",), ("conv_layer", "pool")} if flatten else {("embedding",)}
+    )
+    dimensions = []
+    for number, offer in enumerate(offers):
+        report = run_export(path, tmp_path / f"{number}.onnx", **offer)
+        contract = report.contract
+        assert (contract.channels, contract.grid_height, contract.grid_width) == (8, 4, 4)
+        dimensions.append(contract.dimension)
+    assert dimensions == [6, 8]
+
+
+def test_offer_right_behind_the_pool_is_one(tmp_path: Path) -> None:
+    net = Net()
+    x = net.trunk()
+    out = net.op("Relu", net.op("GlobalAveragePool", x), to="bent")
+    with pytest.raises(ExportError, match=r"Relu 'node_bent'") as error:
+        run_export(write(net.done(net.flat(out)), tmp_path), tmp_path / "out.onnx")
+    for number, offer in enumerate(offers_of(str(error.value))):
+        report = run_export(tmp_path / "source.onnx", tmp_path / f"{number}.onnx", **offer)
+        assert report.contract.head == "none"
+
+
+def test_embedding_by_the_name_of_a_node(tmp_path: Path) -> None:
+    model, _ = networks.bent("Relu")
+    gemm = next(n for n in model.graph.node if n.op_type == "Gemm")
+    report = run_export(write(model, tmp_path), tmp_path / "out.onnx", embedding=gemm.name)
+    assert report.contract.dimension == 6
+
+
+def test_tail_that_pads_is_refused_by_name(tmp_path: Path) -> None:
+    # A 3 x 3 convolution on the pooled 1 x 1 map: affine, but its weight is no matrix of the features.
+    net = Net()
+    y = net.conv(net.op("GlobalAveragePool", net.trunk()), 8, 5, to="padded")
+    with pytest.raises(ExportError, match="node Conv 'node_padded'"):
+        run_export(write(net.done(net.flat(y)), tmp_path), tmp_path / "out.onnx")
+
+
+def test_norm_over_places_is_no_final_norm(tmp_path: Path) -> None:
+    # Each feature over its own norm is a sign, not a direction: leaving it out would change the cosine.
+    for kind in ("LpNormalization", "written out"):
+        net = Net(opset=13)
+        y = net.op("GlobalAveragePool", net.trunk())
+        if kind == "LpNormalization":
+            y = net.op(kind, y, axis=-1, p=2)
+        else:
+            y = net.op("Div", y, net.op("ReduceL2", y, axes=[2, 3], keepdims=1))
+        with pytest.raises(ExportError, match="is not affine"):
+            run_export(write(net.done(net.flat(y)), tmp_path), tmp_path / "out.onnx")
+
+
+def test_ceiling_before_gem_stays_in_the_trunk(tmp_path: Path) -> None:
+    net = Net()
+    x = net.op("Clip", net.trunk(), net.store(1e-6), net.store(0.5), to="clipped")
+    y = net.op("Pow", net.op("GlobalAveragePool", net.op("Pow", x, net.store(3.0))), net.store(1 / 3))
+    network = Network(net.done(net.flat(y)), "clipped", "gem", _gem3, _gem3)
+    report = run_export(write(network.model, tmp_path), tmp_path / "out.onnx")
+    check_same(network, open_session(report.path, device="cpu", threads=1))
+
+
+def _gem3(alpha: Array) -> Array:
+    return (alpha**3).mean(axis=(1, 2)) ** (1 / 3)
+
+
+def test_artifact_of_an_artifact(tmp_path: Path) -> None:
+    network = networks.tail("Flatten", "Gemm")
+    first = run_export(write(network.model, tmp_path), tmp_path / "first.onnx")
+    second = run_export(first.path, tmp_path / "second.onnx", embedding="embedding")
+    session, again = (open_session(r.path, device="cpu", threads=1) for r in (first, second))
+    images = photos(session, 3)
+    found, other = run_artifact(session, images), run_artifact(again, images)
+    for output in ("conv", "pooled", "embedding", "parts"):
+        close(other[output], found[output], 1e-6)
+
+
+def test_class_token_beside_patches_that_are_pooled(tmp_path: Path) -> None:
+    # The mean of the patch tokens without the class token, cut off by a Slice, is a sum over places.
+    net = Net((16, 12))
+    x = net.op("Conv", net.inputs[0].name, net.store(net.draw(8, 3, 4, 4)), strides=[4, 4])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(0, 8, 12)), perm=[0, 2, 1])
+    count = net.op("Slice", net.op("Shape", x), net.ints(0), net.ints(1))
+    token = net.op("Expand", net.store(net.draw(1, 1, 8)), net.op("Concat", count, net.ints(1, 8), axis=0))
+    x = net.op("Concat", token, x, axis=1)
+    mixed = net.op("Softmax", net.op("MatMul", x, net.op("Transpose", x, perm=[0, 2, 1])), axis=-1)
+    x = net.op("Add", x, net.op("MatMul", mixed, x))
+    conv = net.op("Slice", x, net.ints(1), net.ints(1000), net.ints(1))
+    out = net.op("ReduceMean", conv, axes=[1], keepdims=0)
+    network = Network(
+        net.done(out), conv, "avg", networks.average, networks.average, layout="NLC", grid=(4, 3)
+    )
+    report = run_export(write(network.model, tmp_path), tmp_path / "out.onnx")
+    check_same(network, open_session(report.path, device="cpu", threads=1))
+
+
+def test_not_onnx(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no such model file"):
+        run_export(tmp_path / "none.onnx", tmp_path / "out.onnx")
+    for name, content in (("empty", b""), ("text", b"certainly not a model"), ("noise", bytes(range(256)))):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ExportError, match=rf"{name}\.onnx: is not an ONNX model"):
+            run_export(path, tmp_path / "out.onnx")
+
+
+def test_old_opset_is_refused(tmp_path: Path) -> None:
+    model = networks.pooled_only(opset=7).model
+    model.opset_import[0].version = 6
+    with pytest.raises(ExportError, match="opset 6; opsets from 7 on"):
+        run_export(write(model, tmp_path), tmp_path / "out.onnx")
+
+
+def test_fp16_weights(tmp_path: Path) -> None:
+    net = Net()
+    x = net.trunk(64)
+    weight, bias = net.rng.normal(size=(32, 64)) / 8, net.rng.normal(size=32)  # not float16 numbers
+    beta = net.flat(net.op("GlobalAveragePool", x))
+    y = net.op("Gemm", beta, net.store(weight), net.store(bias), transB=1)
+    path = write(net.done(y), tmp_path)
+    full = run_export(path, tmp_path / "full.onnx")
+    half = run_export(path, tmp_path / "half.onnx", precision="fp16")
+    assert half.size < 0.7 * full.size
+    assert half.contract.precision == "fp16" and half.contract.fingerprint != full.contract.fingerprint
+    network = Network(
+        net.done(y),
+        x,
+        "avg",
+        lambda a: weight @ networks.average(a) + bias,
+        networks.average,
+        affine=True,
+        half=True,
+    )
+    check_same(network, open_session(half.path, device="cpu", threads=1))
+
+
+@settings(max_examples=20)
+@given(
+    data=st.data(),
+    sides=st.tuples(st.integers(1, 7), st.integers(1, 7)).filter(lambda s: s[0] * s[1] > 1),
+    pooling=st.sampled_from(["avg", "max", "gem", "weights", "flatten"]),
+    seed=st.integers(0, 1000),
+)
+def test_random_heads(
+    data: st.DataObject,
+    sides: tuple[int, int],
+    pooling: str,
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    channels = data.draw(st.integers(1, 6))
+    net = Net((2 * sides[0], 2 * sides[1]), seed=seed)
+    x = net.trunk(channels)
+    places, exponent = net.draw(channels, 1, *sides), 2.0
+    if pooling == "flatten":
+        y = net.op("Flatten", x)
+    elif pooling == "weights":
+        y = net.flat(net.op("Conv", x, net.store(places), group=channels))
+    elif pooling == "gem":
+        y = net.op("Pow", net.op("Clip", x, net.store(1e-6)), net.store(exponent))
+        y = net.flat(net.op("Pow", net.op("GlobalAveragePool", y), net.store(1 / exponent)))
+    else:
+        y = net.flat(net.op("GlobalAveragePool" if pooling == "avg" else "GlobalMaxPool", x))
+    poolings: dict[str, networks.Head] = {
+        "avg": networks.average,
+        "max": networks.maximum,
+        "gem": lambda a: np.sqrt((np.maximum(a, 1e-6) ** 2).mean(axis=(1, 2))),
+        "weights": lambda a: (places[:, 0] * a).sum(axis=(1, 2)),
+        "flatten": lambda a: a.reshape(-1),
+    }
+    size = channels * sides[0] * sides[1] if pooling == "flatten" else channels
+    steps: list[networks.Head] = []
+    kinds = ["Gemm", *data.draw(st.lists(st.sampled_from(["Gemm", "Norm", "Mul", "Add"]), max_size=3))]
+    for kind in kinds:
+        vector = net.draw(size)
+        if kind == "Gemm":
+            outside = data.draw(st.integers(2, 9))
+            y, weight, bias = net.gemm(y, size, outside)
+            steps.append(lambda v, w=weight, b=bias: w @ v + b)
+            size = outside
+        elif kind == "Norm":
+            y, scale, shift = net.norm(y, size)
+            steps.append(lambda v, s=scale, b=shift: s * v + b)
+        elif kind == "Mul":
+            y = net.op("Mul", y, net.store(vector))
+            steps.append(lambda v, s=vector: v * s)
+        else:
+            y = net.op("Add", y, net.store(vector))
+            steps.append(lambda v, s=vector: v + s)
+    folder = tmp_path_factory.mktemp("random")
+    model = net.done(y)
+
+    def head(alpha: Array) -> Array:
+        vector = poolings[pooling](alpha)
+        for step in steps:
+            vector = step(vector)
+        return vector
+
+    report = run_export(write(model, folder), folder / "out.onnx")
+    session = open_session(report.path, device="cpu", threads=1)
+    images = photos(session, 3, seed=seed)
+    found = run_artifact(session, images)
+    alpha = values_of(model, x, images)
+    expected = np.stack([head(a) for a in alpha])
+    assert np.abs(found["embedding"] - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    bias = 0 if report.contract.bias_vector is None else report.contract.bias_vector
+    total = found["parts"].sum(axis=(1, 2), dtype=np.float64) + bias
+    assert np.abs(total - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+
+LIGHT_EXPOSED = {
+    "resnet50": ({}, "avg", "none", 2048, 2048, 7),
+    "inception_v1": ({}, "avg", "none", 1024, 1024, 6),
+    "inception_v2": ({}, "avg", "none", 1024, 1024, 7),
+    "shufflenet": ({}, "avg", "none", 544, 544, 7),
+    "densenet121": ({}, "avg", "affine", 1024, 1000, 7),
+    "densenet121 pooled": ({"embedding": "pooled"}, "avg", "none", 1024, 1024, 7),
+    "squeezenet": ({}, "avg", "none", 1000, 1000, 13),
+}
+
+
+@pytest.mark.parametrize("name", LIGHT_EXPOSED)
+def test_light_graphs_exposed(name: str, tmp_path: Path) -> None:
+    flags, pooling, head, channels, dimension, side = LIGHT_EXPOSED[name]
+    path = LIGHT / f"light_{name.split()[0]}.onnx"
+    report = run_export(path, tmp_path / "out.onnx", **flags)
+    contract = report.contract
+    assert (contract.pooling, contract.head) == (pooling, head)
+    assert (contract.channels, contract.dimension) == (channels, dimension)
+    assert (contract.grid_height, contract.grid_width) == (side, side)
+    assert ("class scores themselves" in "".join(report.notes)) == (name == "squeezenet")
+    session = open_session(report.path, device="cpu", threads=2)
+    found = run_artifact(session, photos(session, 2))
+    embedding = found["embedding" if head == "affine" else "pooled"]
+    assert embedding.shape == (2, dimension)
+    close(found["pooled"], found["conv"].mean(axis=(2, 3), dtype=np.float64), 1e-5)
+
+
+LIGHT_REFUSED = {"vgg19": "n39", "bvlc_alexnet": "n17", "zfnet512": "n17"}
+
+
+@pytest.mark.parametrize("name", LIGHT_REFUSED)
+def test_light_graphs_refused(name: str, tmp_path: Path) -> None:
+    path = LIGHT / f"light_{name}.onnx"
+    with pytest.raises(ExportError, match=rf"light_{name}\.onnx: node Relu '{LIGHT_REFUSED[name]}'") as error:
+        run_export(path, tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+    cut, pool = offers_of(str(error.value))
+    report = run_export(path, tmp_path / "pool.onnx", **pool)
+    side = {"vgg19": 7, "bvlc_alexnet": 6, "zfnet512": 6}[name]
+    assert report.contract.pooling == "avg" and report.contract.grid_height == side
+    assert report.contract.dimension == report.contract.channels == {"bvlc_alexnet": 256}.get(name, 512)
+    if name == "bvlc_alexnet":
+        report = run_export(path, tmp_path / "cut.onnx", **cut)
+        assert (report.contract.pooling, report.contract.dimension) == ("flatten", 4096)

@@ -116,10 +116,10 @@ class Pair:
         for photo, embedded, values, rest in zip(
             self.photos, self.images, self.maps, self.residuals, strict=True
         ):
-            caption = f"places {values.sum():.3f}"
+            caption = f"the map sums to {values.sum():.3f}"
             if embedded.bias is not None:
-                caption += f" + bias {rest:.3f}"
-            photos.append(render.Panel(photo.pixels, None, None, title=Path(photo.name).name))
+                caption += f", the bias gives {rest:.3f}"
+            photos.append(render.Panel(photo.pixels, None, embedded.geometry, title=Path(photo.name).name))
             overlays.append(render.Panel(photo.pixels, values, embedded.geometry, caption=caption))
         heading = f"cosine similarity {self.score:.3f}"
         rows = [photos, overlays]
@@ -135,13 +135,17 @@ class Pair:
         values = self.point(0, y, x)
         grid_height, grid_width = self.images[0].parts.shape[:2]
         box = self.images[0].geometry.cell_box(y, x, grid_height, grid_width)
-        here = render.Panel(self.photos[0].pixels, None, None, caption=f"cell {y}, {x}", boxes=(box,))
+        geometry = self.images[0].geometry
+        here = render.Panel(self.photos[0].pixels, None, geometry, caption=f"cell {y}, {x}", boxes=(box,))
         there = render.Panel(
-            self.photos[1].pixels, values, self.images[1].geometry, caption=f"matches {values.sum():.3f}"
+            self.photos[1].pixels,
+            values,
+            self.images[1].geometry,
+            caption=f"the map sums to {values.sum():.4f}",
         )
         return render.grid(
             [[here, there]],
-            heading=f"what the marked cell matches: {values.sum():.3f} of {self.score:.3f}",
+            heading="what the marked cell of the first image matches in the second",
             panel_height=self.options.panel_height,
             opacity=self.options.opacity,
         )

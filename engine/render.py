@@ -28,14 +28,14 @@ Colour = tuple[int, int, int]
 # RGB at equal steps from 0 to the whole of the scale. Both halves darken as they grow, so that their order
 # survives a grey print, but not so far that they sink into a dark photo.
 WARM = ((255, 225, 80), (255, 175, 20), (255, 105, 0), (240, 40, 0), (205, 0, 10))
-COOL = ((140, 225, 255), (60, 175, 255), (20, 120, 250), (25, 70, 230), (40, 20, 185))
+COOL = ((140, 225, 255), (60, 175, 255), (20, 120, 250), (15, 70, 230), (15, 30, 190))
 STEPS = 1024  # of the colour table on each side of 0, more than 8 bits can show
 # Opacity grows with the contribution, a little faster at first: small ones stay visible, 0 stays clear.
 OPACITY_POWER = 0.7
 # The photo's own colours give way to grey sooner than the heat covers them: red heat on a red tulip would
 # not be seen, and the same contribution looks the same whatever the hue below it.
 FADE_POWER = 3
-LUMA = (0.299, 0.587, 0.114)
+STRIP = 1 << 18  # pixels that are coloured at a time, so that a large picture needs little more memory
 
 INK, FAINT, PAPER = (38, 38, 42), (104, 104, 112), (255, 255, 255)
 PADDING = (205, 205, 208)
@@ -266,7 +266,7 @@ def write_picture(path: str | Path, pixels: Pixels, *, force: bool) -> None:
     suffix = Path(path).suffix.lower()
     try:
         done, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), FORMATS[suffix])
-    except cv2.error:
+    except cv2.error:  # some releases of OpenCV raise, others return false
         done = False
     if not done:
         size = f"{pixels.shape[1]} x {pixels.shape[0]}"
@@ -313,23 +313,29 @@ def _check_options(scale: float, opacity: float, side: int, name: str) -> None:
 # --- heat ---------------------------------------------------------------------------------------
 
 
-def _heat(ground: npt.NDArray[Any], values: npt.NDArray[Any], scale: float, opacity: float) -> Pixels:
+def _heat(ground: Pixels, values: npt.NDArray[Any], scale: float, opacity: float) -> Pixels:
     """``ground`` (h, w, 3) under the colours of the contributions ``values`` (h, w)."""
-    strength = np.linspace(0, 1, STEPS + 1)
-    stops = np.linspace(0, 1, len(WARM))
+    strength = np.abs(np.linspace(-1, 1, 2 * STEPS + 1))[:, None]
+    half = strength[STEPS:, 0]
     warm, cool = (
-        np.stack([np.interp(strength, stops, channel) for channel in np.transpose(ramp)], axis=-1)
+        np.stack([np.interp(half, np.linspace(0, 1, len(ramp)), c) for c in np.transpose(ramp)], axis=-1)
         for ramp in (WARM, COOL)
     )
-    colour = np.concatenate([cool[:0:-1], warm]).astype(np.float32)
-    both = np.abs(np.linspace(-1, 1, 2 * STEPS + 1))
-    alpha = (opacity * both**OPACITY_POWER).astype(np.float32)
-    fade = (1 - (1 - both) ** FADE_POWER).astype(np.float32)
-    place = np.rint(np.clip(values / scale, -1, 1) * STEPS).astype(np.intp) + STEPS
-    seen = ground.astype(np.float32)
-    grey = (seen @ np.array(LUMA, np.float32))[..., None]
-    seen += (grey - seen) * fade[place][..., None]
-    return np.rint(seen + (colour[place] - seen) * alpha[place][..., None]).astype(np.uint8)
+    colour = np.concatenate([cool[:0:-1], warm])
+    alpha = opacity * strength**OPACITY_POWER
+    fade = 1 - (1 - strength) ** FADE_POWER
+    # A pixel becomes photo * own + its grey * faded + heat.
+    own, faded, heat = (
+        part.astype(np.float32) for part in ((1 - fade) * (1 - alpha), fade * (1 - alpha), colour * alpha)
+    )
+    result = np.empty_like(ground)
+    step = max(1, STRIP // ground.shape[1])
+    for strip in (slice(y, y + step) for y in range(0, len(ground), step)):
+        place = np.rint(np.clip(values[strip] / scale, -1, 1) * STEPS).astype(np.intp) + STEPS
+        photo = np.ascontiguousarray(ground[strip])
+        grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
+        result[strip] = np.rint(photo * own[place] + grey * faded[place] + heat[place])
+    return result
 
 
 class _View:
@@ -418,7 +424,8 @@ def _legend(
     for value in (low, 0.0, scale) if has_negative else (0.0, scale):
         x = round((value - low) / (scale - low) * (length - 1))
         cv2.line(ticks, (x, 0), (x, layout.px(4)), INK, 1)
-        text = f"{value:+.2g}".replace("-", MINUS) if value else "0"
+        number = f"{value:+.2g}" if has_negative else f"{value:.2g}"
+        text = number.replace("-", MINUS) if value else "0"
         room = _text_width(text, layout.px(SMALL))
         at = min(max(x - room // 2, 0), length - room)
         _text(ticks, text, (at, layout.px(SMALL + 6)), layout.px(SMALL), INK)

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simmap.engine import render
 from simmap.engine.artifact import InputSpec
@@ -245,6 +247,29 @@ def test_extreme_shapes_stay_sensible(size: tuple[int, int], resize: str) -> Non
     assert picture.shape[1] <= 2 * render.WIDEST * 100 + 80
     alone = overlay(shown, scale=1.0, height=100)
     assert 6 <= alone.shape[0] <= 100 and 6 <= alone.shape[1] <= 220
+
+
+@given(st.integers(1, 600), st.integers(1, 600), st.sampled_from([48, 120]))
+def test_size_is_bounded_for_any_photo(height: int, width: int, panel_height: int) -> None:
+    shown = panel(plain(height, width), np.ones((7, 7)), title="a", caption="b")
+    picture = grid([[shown]], panel_height=panel_height)
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    assert picture.shape[0] <= panel_height + 180
+    assert picture.shape[1] <= max(panel_height * render.WIDEST, render.BAR_LENGTH) + 2 * render.MARGIN + 1
+
+
+def test_many_panels_fit_side_by_side() -> None:
+    shown = panel(plain(70, 140), np.ones((7, 7)), title="t")
+    row_titles = ["one", "two"]
+    picture = grid([[shown] * 10, [shown] * 3, []], panel_height=64, heading="h", row_titles=row_titles)
+    assert 10 * 128 < picture.shape[1] < 10 * (128 + render.GAP) + 2 * render.MARGIN
+
+
+def test_large_pictures_are_coloured_in_strips_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = panel(noise(50, 80), np.random.default_rng(2).uniform(-1, 1, (7, 7)))
+    whole = overlay(shown, scale=1.0, height=100, width=160)
+    monkeypatch.setattr(render, "STRIP", 7 * 160 + 3)
+    np.testing.assert_array_equal(overlay(shown, scale=1.0, height=100, width=160), whole)
 
 
 def test_rows_of_unlike_lengths_and_plain_photos_alone() -> None:

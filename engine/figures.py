@@ -1,0 +1,262 @@
+"""Class maps and comparisons of models: the data, and the pictures made of it.
+
+Class maps are section 4.5 and figure 8 of arXiv 1901.00536, comparisons of checkpoints, training runs
+and poolings its figures 5, 6 and 7.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from simmap.engine import decompose, render
+from simmap.engine.decompose import Array
+from simmap.engine.errors import ConfigError
+from simmap.engine.image import Photo, Source
+from simmap.engine.pipeline import Embedded, Engine
+from simmap.engine.render import Panel
+
+COLUMNS = 6  # of a grid of class maps
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMaps:
+    """What the images of a class have in common.
+
+    Attributes:
+        images: the members as the network sees them.
+        maps: (H, W) of each: the mean of its maps with the other members, less, where there is a
+            contrast, its mean map with the images outside the class.
+        cohesion: mean cosine of each member with the others, less that with the outside.
+        engine: that made them.
+        sources: the members' photos.
+    """
+
+    images: tuple[Embedded, ...]
+    maps: tuple[Array, ...]
+    cohesion: tuple[float, ...]
+    engine: Engine
+    sources: tuple[Source, ...]
+
+    def render(self, heading: str = "") -> npt.NDArray[np.uint8]:
+        """The members under their maps on one scale, the most typical first; uint8 RGB (h, w, 3)."""
+        order = sorted(range(len(self.images)), key=lambda i: -self.cohesion[i])
+        panels = []
+        for i in order:
+            photo, image = self.engine.load(self.sources[i]), self.images[i]
+            caption = f"mean {self.cohesion[i]:.3f}"
+            title = Path(image.path).name
+            panels.append(Panel(photo.pixels, self.maps[i], image.geometry, title=title, caption=caption))
+        options = self.engine.options
+        columns = min(COLUMNS, max(2, round(len(panels) ** 0.5)))
+        rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+        side = max(120, min(options.panel_height, 1600 // columns))
+        return render.grid(rows, heading=heading, panel_height=side, opacity=options.opacity)
+
+
+def class_maps(engine: Engine, sources: Sequence[Source], *, outside: Array | None = None) -> ClassMaps:
+    """For each image of a class, the mean of its maps with the other members.
+
+    Linear in the number of images: a map is linear in the other's direction, so each image needs one map
+    against the sum of the others'.
+
+    Args:
+        engine: the network.
+        sources: at least two images of one class.
+        outside: (n, D) embeddings of images of other classes; the mean map with them is taken off, which
+            leaves what makes this class this class.
+
+    Raises:
+        DecompositionError: fewer than two images.
+        ImageError: an image cannot be read, or its embedding is zero or not finite.
+    """
+    images = tuple(engine.embed(sources))
+    embeddings = np.array([image.embedding for image in images])
+    count = len(images) - 1
+    maps = decompose.class_maps([image.parts for image in images], embeddings)
+    units = decompose.unit(embeddings)
+    cohesion = (units @ units.sum(axis=0) - (units * units).sum(axis=1)) / max(count, 1)
+    maps = [values / count for values in maps]
+    if outside is not None and len(outside):
+        # The mean of the outside's directions is no direction of length 1: scale its map back.
+        mean = decompose.unit(outside).mean(axis=0)
+        length = float(np.linalg.norm(mean))
+        away = [length * decompose.similarity_map(i.parts, i.embedding, mean) for i in images]
+        maps = [values - other for values, other in zip(maps, away, strict=True)]
+        cohesion = cohesion - units @ mean
+    return ClassMaps(images, tuple(maps), tuple(map(float, cohesion)), engine, tuple(sources))
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One image beside the query, under one model.
+
+    Attributes:
+        image: the candidate as the model sees it.
+        score: its cosine with the query.
+        maps: the query's map against it, and its map against the query.
+        source: its photo.
+    """
+
+    image: Embedded
+    score: float
+    maps: tuple[Array, Array]
+    source: Source
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One model's view of the query and its candidates.
+
+    Attributes:
+        name: of the model or its training step.
+        query: as this model sees it.
+        candidates: in their order.
+        correlation: mean correlation of the maps with those of the row before, over the candidates that
+            both have; None in the first row or without a common candidate.
+        recall_at_1: of the labelled folder under this model; None without labels.
+    """
+
+    name: str
+    query: Embedded
+    candidates: tuple[Candidate, ...]
+    correlation: float | None
+    recall_at_1: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """The same query under several models.
+
+    Attributes:
+        rows: one a model, in order.
+        photo: the query.
+        engine: the first model's, for loading and options.
+    """
+
+    rows: tuple[Row, ...]
+    photo: Photo
+    engine: Engine
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        """A row a model: the query and each candidate under their maps, the numbers above them.
+
+        Returns:
+            uint8 RGB (h, w, 3); one scale for all rows, so that magnitudes compare.
+        """
+        rows, titles = [], []
+        for row in self.rows:
+            panels = []
+            for candidate in row.candidates:
+                photo = self.engine.load(candidate.source)
+                name = Path(candidate.image.path).name
+                score = f"cosine {candidate.score:.3f}"
+                panels.append(Panel(self.photo.pixels, candidate.maps[0], row.query.geometry, title="query"))
+                panels.append(
+                    Panel(
+                        photo.pixels, candidate.maps[1], candidate.image.geometry, title=name, caption=score
+                    )
+                )
+            facts = [row.name]
+            if row.recall_at_1 is not None:
+                facts.append(f"recall@1 {row.recall_at_1:.3f}")
+            if row.correlation is not None:
+                facts.append(f"maps correlate {row.correlation:.3f} with the row above")
+            rows.append(panels)
+            titles.append("   ".join(facts))
+        options = self.engine.options
+        side = max(120, min(options.panel_height, 1800 // max(len(rows[0]), 1)))
+        return render.grid(
+            rows,
+            heading=f"query {Path(self.photo.name).name}",
+            panel_height=side,
+            opacity=options.opacity,
+            row_titles=titles,
+        )
+
+
+def contrast(
+    engines: Sequence[Engine],
+    query: Source,
+    candidates: Sequence[Source],
+    *,
+    names: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    k: int | None = None,
+) -> Contrast:
+    """One query under several models.
+
+    Args:
+        engines: one a model, in the order of the rows.
+        query: the image to ask for.
+        candidates: the same images for every model, or, with ``k``, a folder's images of which each
+            model shows its own ``k`` most similar.
+        names: of the rows; by default the models' file names.
+        labels: of the candidates; with them each model's recall@1 among the candidates is given.
+        k: how many of its most similar candidates each model shows.
+
+    Raises:
+        ConfigError: no model, no candidate, or names or labels of another number.
+        ImageError: an image cannot be read, or its embedding is zero or not finite.
+    """
+    if not engines or not candidates:
+        raise ConfigError("contrast needs at least one model and one image beside the query")
+    names = [engine.model.stem for engine in engines] if names is None else names
+    if len(names) != len(engines):
+        raise ConfigError(f"there are {len(names)} names for {len(engines)} models; give one each")
+    if labels is not None and len(labels) != len(candidates):
+        raise ConfigError(f"there are {len(labels)} labels for {len(candidates)} images; give one each")
+    rows: list[Row] = []
+    for engine, name in zip(engines, names, strict=True):
+        (asked,) = engine.embed([query])
+        embeddings = np.array([image.embedding for image in engine.embed(candidates)])
+        units = decompose.unit(embeddings)
+        scores = units @ decompose.unit(asked.embedding)
+        shown = range(len(candidates)) if k is None else np.argsort(-scores, kind="stable")[:k].tolist()
+        chosen = [candidates[i] for i in shown]
+        found = [
+            Candidate(
+                image, float(scores[i]), (asked.map_against(image), image.map_against(asked)), candidates[i]
+            )
+            for i, image in zip(shown, engine.embed(chosen), strict=True)
+        ]
+        correlation = _correlation(rows[-1].candidates, found) if rows else None
+        recall = None if labels is None else _recall_at_1(units, labels)
+        rows.append(Row(name, asked, tuple(found), correlation, recall))
+    return Contrast(tuple(rows), engines[0].load(query), engines[0])
+
+
+def map_correlation(first: Array, second: Array) -> float:
+    """Pearson correlation of two maps, the coarser one scaled up bilinearly; 0 for a flat map."""
+    height, width = max(first.shape[0], second.shape[0]), max(first.shape[1], second.shape[1])
+    a, b = (
+        np.asarray(cv2.resize(m.astype(np.float64), (width, height), interpolation=cv2.INTER_LINEAR)).ravel()
+        for m in (first, second)
+    )
+    if a.std() == 0 or b.std() == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _correlation(before: Sequence[Candidate], after: Sequence[Candidate]) -> float | None:
+    known = {candidate.image.path: candidate for candidate in before}
+    found = [
+        map_correlation(one, other)
+        for candidate in after
+        if candidate.image.path in known
+        for one, other in zip(known[candidate.image.path].maps, candidate.maps, strict=True)
+    ]
+    return float(np.mean(found)) if found else None
+
+
+def _recall_at_1(units: Array, labels: Sequence[str]) -> float | None:
+    """Share of the images whose nearest other image has their label; None if no label comes twice."""
+    names = np.array(labels)
+    scores = units @ units.T
+    np.fill_diagonal(scores, -np.inf)
+    asked = np.array([(names == name).sum() > 1 for name in names])
+    right = names[scores.argmax(axis=1)] == names
+    return float(right[asked].mean()) if asked.any() else None

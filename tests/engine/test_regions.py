@@ -1,0 +1,90 @@
+"""Regions: the share of each cell that boxes and masks cover, against counting points."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simmap.engine.errors import ImageError
+from simmap.engine.image import Geometry, region_weights
+
+
+def sampled_weights(
+    geometry: Geometry, inside: Callable[[float, float], bool], cells: tuple[int, int]
+) -> Any:
+    """By counting: 40 x 40 points a cell, those beyond the photo moved to its nearest edge."""
+    height, width = cells
+    result = np.zeros(cells)
+    for y, x in itertools.product(range(height), range(width)):
+        x0, y0, x1, y1 = geometry.cell_box(y, x, height, width)
+        for i, j in itertools.product(range(40), range(40)):
+            px = min(max(x0 + (i + 0.5) / 40 * (x1 - x0), 0), geometry.photo_width - 1e-6)
+            py = min(max(y0 + (j + 0.5) / 40 * (y1 - y0), 0), geometry.photo_height - 1e-6)
+            result[y, x] += inside(px, py) / 1600
+    return result
+
+
+GEOMETRIES = [
+    Geometry(60, 100, (0.0, 0.0, 100.0, 60.0)),
+    Geometry(60, 100, (0.0, -20.0, 100.0, 80.0)),
+    Geometry(60, 100, (25.0, 5.0, 75.0, 55.0)),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(
+    "boxes", [[(20, 10, 40, 30)], [(0, 0, 50, 60), (30.5, 20.25, 60, 10)], [(90, 50, 40, 40), (26, 6, 5, 5)]]
+)
+def test_boxes_weigh_cells_by_their_union(geometry: Geometry, boxes: list[tuple[float, ...]]) -> None:
+    found = region_weights(geometry, 4, 5, boxes=boxes)  # type: ignore[arg-type]
+    expected = sampled_weights(
+        geometry, lambda px, py: any(x <= px < x + w and y <= py < y + h for x, y, w, h in boxes), (4, 5)
+    )
+    np.testing.assert_allclose(found, expected, atol=0.04)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_mask_weighs_as_the_boxes_that_it_draws(geometry: Geometry) -> None:
+    mask = np.zeros((60, 100), np.uint8)
+    mask[10:40, 20:60] = 255
+    by_box = region_weights(geometry, 7, 7, boxes=[(20, 10, 40, 30)])
+    np.testing.assert_allclose(region_weights(geometry, 7, 7, mask=mask), by_box, atol=1e-5)
+    both = region_weights(geometry, 7, 7, mask=mask, boxes=[(20, 10, 40, 30)])
+    np.testing.assert_allclose(both, by_box, atol=1e-5)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_whole_photo_is_the_whole_map(geometry: Geometry) -> None:
+    np.testing.assert_allclose(region_weights(geometry, 3, 7, boxes=[(0, 0, 100, 60)]), 1, atol=1e-6)
+    np.testing.assert_allclose(region_weights(geometry, 3, 7, boxes=[(-5, -5, 500, 500)]), 1, atol=1e-6)
+    np.testing.assert_allclose(region_weights(geometry, 3, 7, mask=np.ones((60, 100))), 1, atol=1e-6)
+
+
+def test_boxes_on_the_grid_weigh_whole_cells() -> None:
+    found = region_weights(GEOMETRIES[0], 6, 10, boxes=[(10, 20, 30, 10)])
+    expected = np.zeros((6, 10))
+    expected[2, 1:4] = 1
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, "needs a box"),
+        ({"boxes": [(0, 0, 0, 5)]}, "0,0,0,5 is empty"),
+        ({"boxes": [(0, 0, float("nan"), 5)]}, "is empty"),
+        ({"boxes": [(100, 0, 5, 5)]}, "off the photo, which is 100 wide and 60 high"),
+        ({"mask": np.ones((100, 60))}, "the mask is 100 x 60, must be 60 x 100"),
+        ({"mask": np.zeros((60, 100))}, "sees nothing of the region"),
+    ],
+)
+def test_regions_that_cannot_be_are_named(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ImageError, match=told):
+        region_weights(GEOMETRIES[0], 7, 7, **arguments)
+
+
+def test_a_region_that_the_crop_cut_away_is_named() -> None:
+    with pytest.raises(ImageError, match="sees nothing of the region"):
+        region_weights(GEOMETRIES[2], 7, 7, boxes=[(0, 0, 10, 60)])

@@ -33,7 +33,7 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
         ``engine.artifact``; without metadata.
 
     Raises:
-        ExportError: the source's opset is below 7.
+        ExportError: the source's opset is below 7, or its head takes one size only and ``spec`` any.
     """
     opset = next((o.version for o in graph.model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < 7:
@@ -44,6 +44,12 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
         raise ExportError(
             f"{graph.name}: pooling {exposure.pooling!r} has a weight for each place, so it takes one size "
             "only; leave --dynamic out"
+        )
+    is_sum = exposure.pooling == "avg" and exposure.pooled_scale != 1
+    if spec.dynamic and is_sum and exposure.tail is not None:
+        raise ExportError(
+            f"{graph.name}: the head reads {exposure.pooled_scale:g} times the average over the places (a "
+            "sum, or pads that count), which changes with the size; leave --dynamic out"
         )
     builder = _Builder(graph, exposure, dynamic=spec.dynamic)
     builder.add_input(spec)

@@ -111,6 +111,8 @@ class Net:
     def op(self, kind: str, *inputs: str, to: str | None = None, **attributes: Any) -> str:
         """Append a node and give its output."""
         output = to or self.name(kind.lower())
+        if kind == "Cast":  # whose attribute is called to, as the output's name here
+            attributes = {"to": attributes["to_type"]}
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=f"node_{output}", **attributes))
         return output
 
@@ -530,6 +532,16 @@ def written_mean() -> Network:
     return Network(net.done(y), x, "avg", average, average)
 
 
+def counted_mean() -> Network:
+    """ReduceSum over as many places as Shape says."""
+    net = Net(opset=13)
+    x = net.trunk()
+    sides = net.op("Slice", net.op("Shape", x), net.ints(2), net.ints(4))
+    count = net.op("Cast", net.op("ReduceProd", sides, keepdims=0), to_type=TensorProto.FLOAT)
+    y = net.op("Div", net.reduce("ReduceSum", x, [2, 3], keep=0), count)
+    return Network(net.done(y), x, "avg", average, average)
+
+
 def patches(*, size: tuple[int, int] = (16, 24), linear: bool = True, opset: int = 17) -> Network:
     """A transformer without attention: patch tokens (N, L, C), their mean, a linear head."""
     net = Net(size, opset=opset)
@@ -601,9 +613,10 @@ def colliding() -> Network:
     x = net.op("Relu", net.conv("image", 3, 6, strides=[2, 2], to="embedding"), to="conv")
     x = net.op("Relu", net.conv(x, 6, 8, to="parts"), to="pooled")
     x = net.op("Relu", net.conv(x, 8, 8, to="simmap/beta_avg"), to="source/image")
+    x = net.op("Relu", net.conv(x, 8, 8), to="source/source/image")
     _, weight, bias = net.gemm(net.flat(net.op("GlobalAveragePool", x)), 8, 5, to="simmap/head")
     head = lambda a: weight @ average(a) + bias  # noqa: E731
-    return Network(net.done("simmap/head"), "source/image", "avg", head, average, affine=True)
+    return Network(net.done("simmap/head"), "source/source/image", "avg", head, average, affine=True)
 
 
 def named_conv() -> Network:
@@ -620,16 +633,10 @@ def bytes_input(*, nhwc: bool) -> Network:
     x = net.inputs[0].name
     if nhwc:
         x = net.op("Transpose", x, perm=[0, 3, 1, 2])
-    x = net.op("Mul", _cast(net, x), net.store(1 / 255))
+    x = net.op("Mul", net.op("Cast", x, to_type=TensorProto.FLOAT), net.store(1 / 255))
     x = net.trunk(x=x)
     out = net.flat(net.op("GlobalAveragePool", x))
     return Network(net.done(out), x, "avg", average, average)
-
-
-def _cast(net: Net, x: str, to: int = TensorProto.FLOAT) -> str:
-    output = net.name("cast")
-    net.nodes.append(helper.make_node("Cast", [x], [output], name=f"node_{output}", to=to))
-    return output
 
 
 def listed_weights() -> Network:
@@ -794,6 +801,7 @@ _case("float16", tail, dtype=TensorProto.FLOAT16)
 _case("float16, Gemm", lambda: tail("Flatten", "Gemm", dtype=TensorProto.FLOAT16))
 _case("fixed batch", lambda: tail("Reshape fixed", "Gemm", batch=1))
 _case("sum times a constant", written_mean)
+_case("sum over a count", counted_mean)
 _case("patch tokens", patches)
 _case("patch tokens, no head, square", patches, size=(16, 16), linear=False, opset=18)
 _case("places flattened, then their mean", flattened_places)
@@ -876,6 +884,8 @@ def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
     found["flatten, dynamic"] = flat.model, {"dynamic": True}, "takes one size only; leave --dynamic out"
     found["another size"] = flat.model, {"size": 20}, "takes 14 x 10 only, size is 20 x 20"
     found["no such tensor"] = flat.model, {"conv_layer": "nothing"}, "has no tensor or node 'nothing'"
+
+    found["sum, dynamic"] = summed().model, {"dynamic": True}, "changes with the size; leave --dynamic out"
 
     net = Net()
     x = net.trunk()

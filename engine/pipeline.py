@@ -219,6 +219,17 @@ class Engine:
         """The artifact's file."""
         return self._session.path
 
+    def warm_up(self, batch_size: int = 1) -> None:
+        """Run once on grey, so that the first photo does not wait for kernels to load and be chosen.
+
+        Args:
+            batch_size: of the runs to come; CUDA prepares each shape on its own.
+        """
+        spec = self.contract.input
+        height, width = self.options.size or (spec.height, spec.width)
+        grey = np.full((batch_size, height, width, 3), 128, np.uint8)
+        self._session.run.run(None, {self._session.run.get_inputs()[0].name: grey})
+
     def load(self, source: Source) -> Photo:
         """Decode an image: a path, encoded bytes, or a uint8 RGB array (h, w, 3).
 

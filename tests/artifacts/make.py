@@ -38,6 +38,7 @@ ARTIFACTS: dict[str, tuple[Build, dict[str, Any]]] = {
         {"resize": "crop", "crop_fraction": 0.8, "kernel": "cubic"},
     ),
     "dynamic": (networks.dynamic, {}),
+    "fragile": (networks.fragile, {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}),
 }
 
 

@@ -128,6 +128,28 @@ def test_one_bad_image_is_an_error_or_is_left_out(tmp_path: Path) -> None:
     assert skipped[0][0] == bad and "bad.jpg" in str(skipped[0][1])
 
 
+def test_images_without_a_direction_are_named(tmp_path: Path) -> None:
+    engine = engine_of("fragile")
+    good = noise(0, 20, 20)
+    for value, told in ((200, "is zero"), (0, "NaN or infinite")):
+        path = tmp_path / f"constant{value}.png"
+        cv2.imwrite(str(path), np.full((20, 20, 3), value, np.uint8))
+        for pair in ((path, good), (good, path)):
+            with pytest.raises(ImageError, match=told) as caught:
+                engine.compare(*pair)
+            assert str(caught.value).startswith(str(path)) and "fragile.onnx" in str(caught.value)
+        skipped: dict[Source, SimmapError] = {}
+        found = list(engine.embed([path, good], batch_size=2, on_error=skipped.__setitem__))
+        assert len(found) == 1 and list(skipped) == [path]
+
+
+def test_warming_up_changes_nothing(photos: tuple[Path, Path]) -> None:
+    engine = Engine(ARTIFACTS / "avg.onnx", device="cpu")
+    before = engine.compare(*photos).score
+    engine.warm_up(batch_size=2)
+    assert engine.compare(*photos).score == before
+
+
 def test_a_single_image_is_not_a_list() -> None:
     with pytest.raises(ConfigError, match="list of images"):
         list(engine_of("avg").embed("a.jpg"))  # type: ignore[arg-type]

@@ -211,6 +211,18 @@ def pooled_only(
     return Network(net.done(out), x, "max" if "Max" in kind else "avg", pool, pool, grid=grid)
 
 
+def fragile(size: tuple[int, int] = (16, 16)) -> Network:
+    """x over its mean, then edges: a black image gives NaN, any other constant one a zero embedding."""
+    net = Net(size)
+    x = net.op("Div", net.inputs[0].name, net.op("GlobalAveragePool", net.inputs[0].name))
+    kernels = net.draw(8, 3, 3, 3)
+    kernels -= kernels.mean(axis=(1, 2, 3), keepdims=True) + 0.01
+    x = net.op("Relu", net.op("Conv", x, net.store(kernels), kernel_shape=[3, 3], strides=[2, 2]))
+    out = net.flat(net.op("GlobalAveragePool", x))
+    grid = ((size[0] - 1) // 2, (size[1] - 1) // 2)
+    return Network(net.done(out), x, "avg", average, average, grid=grid)
+
+
 def reduced(
     kind: str,
     axes: Sequence[int],

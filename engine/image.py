@@ -23,7 +23,6 @@ import numpy.typing as npt
 from simmap.engine.artifact import InputSpec
 from simmap.engine.errors import ImageError
 
-Source = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8]
 Format = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP"]
 
@@ -45,6 +44,9 @@ class Photo:
 
     pixels: Pixels
     name: str
+
+
+Source = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Photo
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def load(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | No
 
     Args:
         source: a path, encoded bytes, or uint8 RGB (h, w, 3) or grey (h, w). An RGB array that lies
-            contiguously in memory is not copied.
+            contiguously in memory is not copied. A photo that is loaded already is given back.
         max_pixels: refuse files whose header declares more pixels; arrays are not limited.
         name: what errors call the image; None takes the path, ``<bytes>`` or ``<array>``.
 
@@ -231,6 +233,8 @@ def load(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | No
         ImageError: the file cannot be read, is of another format, is cut off or damaged, or declares
             too many pixels; the array is empty or of another type or shape.
     """
+    if isinstance(source, Photo):
+        return source
     if isinstance(source, np.ndarray):
         name = name or "<array>"
         return Photo(_checked(source, _shown(name)), name)

@@ -23,22 +23,32 @@ DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "models" / "efficientne
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """One image as the network sees it.
+class Vector:
+    """One image as an index keeps it.
 
     Attributes:
         path: the image's path, or ``<bytes>`` or ``<array>``.
         embedding: (D,) float32, not normalised.
-        parts: (H, W, D) float32, what each place adds; the sum and the bias give ``embedding``.
-        bias: (D,) float32, or None where the network has none.
         geometry: where the network's input lies on the photo.
     """
 
     path: str
     embedding: Array
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Embedded(Vector):
+    """One image as the network sees it.
+
+    Attributes:
+        path, embedding, geometry: as for ``Vector``.
+        parts: (H, W, D) float32, what each place adds; the sum and the bias give ``embedding``.
+        bias: (D,) float32, or None where the network has none.
+    """
+
     parts: Array
     bias: Array | None
-    geometry: Geometry
 
     def map_against(self, other: "Embedded") -> Array:
         """(H, W): what each place of this image adds to the score with ``other``."""
@@ -250,15 +260,35 @@ class Engine:
         Args:
             sources: paths, encoded bytes or uint8 RGB arrays.
             batch_size: images of one run; more than 1 pays on CUDA only.
-            on_error: called for an image that cannot be embedded, which is then left out; without it
-                the error is raised.
+            on_error: called for an image that cannot be embedded, which is then left out, before any
+                later image is given; without it the error is raised.
 
         Raises:
             ImageError: an image cannot be read, or its embedding is zero or not finite.
         """
+        return cast(Iterator[Embedded], self._stream(sources, batch_size, on_error, places=True))
+
+    def vectors(
+        self,
+        sources: Iterable[Source],
+        *,
+        batch_size: int = 1,
+        on_error: Callable[[Source, SimmapError], None] | None = None,
+    ) -> Iterator[Vector]:
+        """As ``embed``, without ``parts``: all that an index or a comparison of scores needs."""
+        return self._stream(sources, batch_size, on_error, places=False)
+
+    def _stream(
+        self,
+        sources: Iterable[Source],
+        batch_size: int,
+        on_error: Callable[[Source, SimmapError], None] | None,
+        *,
+        places: bool,
+    ) -> Iterator[Vector]:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, must be 1 or more")
-        if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
+        if isinstance(sources, str | bytes | os.PathLike | np.ndarray | Photo):
             raise ConfigError("embed takes a list of images; put a single one in brackets")
         stream = iter(sources)
         while chunk := list(islice(stream, batch_size)):
@@ -270,8 +300,9 @@ class Engine:
                     if on_error is None:
                         raise
                     on_error(source, error)
-            for (source, _), result in zip(photos, self._run([p for _, p in photos]), strict=True):
-                if isinstance(result, Embedded):
+            results = self._run([photo for _, photo in photos], places=places)
+            for (source, _), result in zip(photos, results, strict=True):
+                if isinstance(result, Vector):
                     yield result
                 elif on_error is None:
                     raise result
@@ -287,13 +318,13 @@ class Engine:
         photos = (self.load(first), self.load(second))
         results = []
         for photo in photos:
-            (result,) = self._run([photo])
-            if not isinstance(result, Embedded):
+            (result,) = self._run([photo], places=True)
+            if isinstance(result, ImageError):
                 raise result
-            results.append(result)
+            results.append(cast(Embedded, result))
         return Pair((results[0], results[1]), photos, self.options)
 
-    def _run(self, photos: list[Photo]) -> list[Embedded | ImageError]:
+    def _run(self, photos: list[Photo], *, places: bool) -> list[Vector | ImageError]:
         """One run of the network; a photo without a direction gives its error in place of a result."""
         if not photos:
             return []
@@ -303,14 +334,17 @@ class Engine:
         affine = contract.head == "affine"
         names = ["embedding", "parts"] if affine else ["pooled", "conv"]
         try:
-            embeddings, places = self._session.run.run(names, feed)
+            embeddings, *rest = self._session.run.run(names if places else names[:1], feed)
         except Exception as error:  # ORT's exceptions share no public base class
             told = " ".join(str(error).split())[:200]
             raise ArtifactError(f"{self.model}: the network failed on {photos[0].name}: {told}") from error
-        self._check_outputs(embeddings, places)
-        results: list[Embedded | ImageError] = []
-        for photo, (_, geometry), embedding, place in zip(photos, prepared, embeddings, places, strict=True):
-            if not (np.isfinite(embedding).all() and np.isfinite(place).all()):
+        self._check_outputs(embeddings, *rest)
+        results: list[Vector | ImageError] = []
+        for at, (photo, (_, geometry), embedding) in enumerate(
+            zip(photos, prepared, embeddings, strict=True)
+        ):
+            place = rest[0][at] if places else None
+            if not (np.isfinite(embedding).all() and (place is None or np.isfinite(place).all())):
                 results.append(
                     ImageError(
                         f"{photo.name}: its embedding by {self.model.name} has NaN or infinite values; "
@@ -324,9 +358,11 @@ class Engine:
                         "nothing; use an image that is not constant"
                     )
                 )
+            elif place is None:
+                results.append(Vector(photo.name, embedding, geometry))
             else:
                 parts = place if affine else self._share_out(place)
-                results.append(Embedded(photo.name, embedding, parts, contract.bias_vector, geometry))
+                results.append(Embedded(photo.name, embedding, geometry, parts, contract.bias_vector))
         return results
 
     def _share_out(self, conv: Array) -> Array:
@@ -334,22 +370,24 @@ class Engine:
         eps = decompose.GEM_EPS if contract.eps is None else contract.eps
         return decompose.alpha_hat(conv, contract.pooling, p=contract.p, eps=eps)
 
-    def _check_outputs(self, embeddings: Array, places: Array) -> None:
+    def _check_outputs(self, embeddings: Array, places: Array | None = None) -> None:
         """A symbolic axis hides a lie of the contract until the network has run."""
         contract = self.contract
-        channels_at, expected = (
-            (3, contract.dimension) if contract.head == "affine" else (1, contract.channels)
-        )
-        grid = cast(tuple[int, ...], places.shape[1:3] if contract.head == "affine" else places.shape[2:])
-        wrong_grid = self.options.size is None and grid != (contract.grid_height, contract.grid_width)
-        if (
-            embeddings.shape[1:] != (contract.dimension,)
-            or places.ndim != 4
-            or places.shape[channels_at] != expected
-            or wrong_grid
-        ):
+        right = embeddings.shape[1:] == (contract.dimension,)
+        if right and places is not None:
+            affine = contract.head == "affine"
+            grid = places.shape[1:3] if affine else places.shape[2:]
+            right = (
+                places.ndim == 4
+                and (
+                    places.shape[3] == contract.dimension if affine else places.shape[1] == contract.channels
+                )
+                and (self.options.size is not None or grid == (contract.grid_height, contract.grid_width))
+            )
+        if not right:
+            told = "" if places is None else f" and a map {places.shape[1:]}"
             raise ArtifactError(
-                f"{self.model}: gave an embedding {embeddings.shape[1:]} and a map {places.shape[1:]}, but "
+                f"{self.model}: gave an embedding {embeddings.shape[1:]}{told}, but "
                 f"its contract says D = {contract.dimension}, C = {contract.channels}, H x W = "
                 f"{contract.grid_height} x {contract.grid_width}; export it again"
             )

@@ -1,0 +1,153 @@
+"""Folders of images on disk: what is in them, which class each image has, which pairs to look at."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from simmap.engine.errors import ConfigError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a folder.
+
+    Attributes:
+        path: of the file, the folder's path included.
+        label: its class, or None.
+    """
+
+    path: str
+    label: str | None = None
+
+
+def find_images(folder: str | Path, labels: str | Path | None = None) -> list[Item]:
+    """The images of a folder and its sub-folders, sorted by their paths.
+
+    Files count as images by their suffix; hidden files and folders are left out.
+
+    Args:
+        folder: where to look.
+        labels: CSV file with the columns ``path`` (relative to the folder, or absolute) and ``label``; an
+            image that it does not name has no label. Without it an image's label is the name of the
+            sub-folder of ``folder`` that it is in, and one right in ``folder`` has none.
+
+    Raises:
+        ConfigError: there is no such folder or no image in it, or the CSV file cannot be read, lacks a
+            column, or names an image that is not in the folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: is no folder of images")
+    names = sorted(_walk(folder, set()))
+    if not names:
+        raise ConfigError(f"{folder}: has no images ({', '.join(sorted(SUFFIXES))})")
+    if labels is None:
+        return [Item(str(folder / name), name.parts[0] if len(name.parts) > 1 else None) for name in names]
+    given = _read_labels(Path(labels), folder, {_absolute(folder / name) for name in names})
+    return [Item(str(folder / name), given.get(_absolute(folder / name))) for name in names]
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Paths relative to ``folder``; links to folders are followed, but never in a circle."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from (entry.name / path for path in _walk(folder / entry.name, seen))
+        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            yield Path(entry.name)
+
+
+def _absolute(path: Path) -> str:
+    # Not resolve(): two links to one photo are two images.
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def _read_labels(path: Path, folder: Path, known: set[str]) -> dict[str, str]:
+    labels = {}
+    for line, row in _rows(path, ("path", "label")):
+        image = _absolute(folder / row["path"])
+        if image not in known:
+            raise ConfigError(f"{path}: line {line} names {row['path']}, which is no image in {folder}")
+        if row["label"]:
+            labels[image] = row["label"]
+    return labels
+
+
+def read_pairs(path: str | Path) -> list[tuple[str, str]]:
+    """Pairs of images from a CSV file with the columns ``a`` and ``b``, paths relative to the file.
+
+    Raises:
+        ConfigError: the file cannot be read, lacks a column, or has no pairs.
+    """
+    path = Path(path)
+    pairs = [(str(path.parent / row["a"]), str(path.parent / row["b"])) for _, row in _rows(path, ("a", "b"))]
+    if not pairs:
+        raise ConfigError(f"{path}: has no pairs; give one a line, below the header a,b")
+    return pairs
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and wanted columns of each row of a CSV file with a header."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ConfigError(
+                    f"{path}: lacks the column {missing[0]!r}; its first line must name {','.join(columns)}"
+                )
+            for row in reader:
+                if any(row[name] is None for name in columns):
+                    raise ConfigError(f"{path}: line {reader.line_num} has too few columns")
+                yield reader.line_num, {name: row[name].strip() for name in columns}
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be read as CSV: {error}") from error
+
+
+def sample_pairs(items: Sequence[Item], count: int, *, seed: int) -> list[tuple[str, str]]:
+    """Paths of ``count`` different pairs of images of the same class, or of all pairs if there are fewer.
+
+    Every pair is as likely as any other; the same items and seed give the same pairs.
+
+    Raises:
+        ConfigError: ``count`` is below 1, or no class has two images.
+    """
+    if count < 1:
+        raise ConfigError(f"the number of pairs is {count}, must be 1 or more")
+    classes: dict[str, list[str]] = {}
+    for item in items:
+        if item.label is not None:
+            classes.setdefault(item.label, []).append(item.path)
+    members = [classes[label] for label in sorted(classes)]
+    sizes = [len(paths) * (len(paths) - 1) // 2 for paths in members]
+    ends = np.cumsum(sizes, dtype=np.int64)
+    if not members or ends[-1] == 0:
+        raise ConfigError("no class has two images; put the images into one sub-folder a class")
+    total = int(ends[-1])
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    pairs = []
+    for number in chosen.tolist():
+        at = int(np.searchsorted(ends, number, side="right"))
+        rest, first, paths = number - (int(ends[at]) - sizes[at]), 0, members[at]
+        while rest >= len(paths) - 1 - first:
+            rest -= len(paths) - 1 - first
+            first += 1
+        pairs.append((paths[first], paths[first + 1 + rest]))
+    return pairs

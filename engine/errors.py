@@ -25,6 +25,10 @@ class OutputError(SimmapError):
     """An output that cannot be written, or that would overwrite something."""
 
 
+class StoreError(SimmapError):
+    """An index that is missing, damaged, in use, or made by another model."""
+
+
 class DecompositionError(SimmapError, ValueError):
     """Arrays that cannot be decomposed: wrong shapes, a zero vector, NaN or infinity."""
 

@@ -52,12 +52,23 @@ def replacing(path: str | Path, *, force: bool) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         if name:
             with suppress(OSError):
                 Path(name).unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` outlast a loss of power, where the file system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: str | Path, data: bytes, *, force: bool) -> None:

@@ -251,6 +251,18 @@ def load(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | No
     return Photo(_decode(_read(path, _shown(name)), max_pixels, _shown(name)), name)
 
 
+def load_mask(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.bool_]:
+    """A region drawn as an image, light inside: (h, w), true where a channel has 128 or more.
+
+    Raises:
+        ImageError: as for ``load``, or nothing is light.
+    """
+    mask = load(path, max_pixels=max_pixels).pixels.max(axis=2) >= 128
+    if not mask.any():
+        raise ImageError(f"{os.fsdecode(path)}: the mask is dark everywhere; draw the region in white")
+    return np.asarray(mask)
+
+
 def _shown(name: str) -> str:
     """``name`` as an error shows it: line breaks and undecodable bytes would spoil its one line."""
     return name if name.isprintable() and name else repr(name)

@@ -82,6 +82,15 @@ class VectorStore(Protocol):
     def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
         """Entries and vectors (n, D) of images, in the order of ``ids``."""
 
+    def check_model(self, engine: Engine) -> None:
+        """Raise StoreError if another model than the engine's made the vectors."""
+
+    def id_of(self, path: str | Path) -> str:
+        """The id of an image file."""
+
+    def path_of(self, name: str) -> str:
+        """The file of the image with the id ``name``."""
+
 
 @dataclass(frozen=True)
 class _Manifest:

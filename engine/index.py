@@ -465,11 +465,13 @@ class Update:
     Attributes:
         added: images embedded and written, changed ones among them.
         kept: images that were there already.
+        removed: images that were there and are no longer.
         skipped: path and error of the images that cannot be embedded.
     """
 
     added: int
     kept: int
+    removed: int
     skipped: tuple[tuple[str, str], ...]
 
 
@@ -478,10 +480,13 @@ def update(
     engine: Engine,
     items: Sequence[Item],
     *,
+    prune: bool = False,
     strict: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Update:
     """Embed the images that the index lacks, or whose files have changed, and add them.
+
+    An image that was there and can no longer be embedded is removed.
 
     What is embedded is written every few seconds, also when an error or an interrupt ends the run: the
     next run goes on from there, and ends with the same files as a run that was not disturbed.
@@ -490,6 +495,7 @@ def update(
         index: where to.
         engine: with the model of the index.
         items: the images.
+        prune: remove other images below the index's root, whose files have gone.
         strict: raise the error of an image that cannot be embedded, instead of leaving it out.
         on_progress: called with the images done, which are on the disk, and their total.
 
@@ -557,7 +563,13 @@ def update(
                 commit()
     finally:
         commit()
-    return Update(len(todo) - len(refused), kept, tuple(skipped))
+    gone = {index.id_of(path) for path, _ in skipped} & known.keys()
+    if prune:
+        # An image from elsewhere has an absolute path for its id.
+        present = {index.id_of(item.path) for item in items}
+        gone |= {name for name in known if name not in present and not Path(name).is_absolute()}
+    removed = index.delete(sorted(gone))
+    return Update(len(todo) - len(refused), kept, removed, tuple(skipped))
 
 
 # --- files --------------------------------------------------------------------------------------

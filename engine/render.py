@@ -185,8 +185,9 @@ def grid(
     panel_height: int = 360,
     opacity: float = 0.6,
     row_titles: Sequence[str] = (),
+    row_scales: Sequence[str] = (),
 ) -> Pixels:
-    """Photos and maps in rows and columns, with a heading and the legend of their one scale.
+    """Photos and maps in rows and columns, with a heading and the legend of their scale.
 
     A panel wider than ``WIDEST`` times its height gets lower instead, and none gets thinner than a band;
     text grows with ``panel_height``. The photos' own sizes do not matter.
@@ -198,6 +199,9 @@ def grid(
         panel_height: pixels of a panel's height.
         opacity: of the heat at full scale, in (0, 1].
         row_titles: a line above each row; may be fewer than the rows, or empty.
+        row_scales: a name for each row's scale. Rows of one name share it, and each name has a legend;
+            by default all rows share one. For maps whose cells do not compare, such as those of a region
+            and of a whole image.
 
     Returns:
         uint8 RGB (height, width, 3).
@@ -208,8 +212,15 @@ def grid(
     """
     panels = [panel for row in rows for panel in row]
     maps = [panel.map for panel in panels if panel.map is not None]
-    scale = shared_scale(maps) if scale is None else scale
-    _check_options(scale, opacity, panel_height, "panel_height")
+    names = list(row_scales) or [""] * len(rows)
+    scales = {
+        name: shared_scale(p.map for row, own in zip(rows, names, strict=True) if own == name for p in row)
+        if scale is None
+        else scale
+        for name in names
+    }
+    for value in scales.values():
+        _check_options(value, opacity, panel_height, "panel_height")
     layout = _Layout(max(panel_height / 360, LEAST_UNIT))
     sizes = [[_size(panel, panel_height) for panel in row] for row in rows]
     least = max(round(NARROWEST * panel_height), layout.px(COLUMN))
@@ -229,7 +240,7 @@ def grid(
         titled = any(panel.title for panel in row)
         cells = []
         for panel, (high, wide), column in zip(row, row_sizes, columns, strict=False):
-            picture = overlay(panel, scale=scale, height=high, width=wide, opacity=opacity)
+            picture = overlay(panel, scale=scales[names[index]], height=high, width=wide, opacity=opacity)
             parts = [layout.line(panel.title, TITLE, column, INK)] if titled else []
             parts.append(_padded(picture, high, column))
             if panel.caption:
@@ -243,7 +254,11 @@ def grid(
             )
     if maps:
         negative = any((values < 0).any() for values in maps)
-        bands.append(_legend(layout, scale, negative, opacity, width, _notes(panels)))
+        for name, value in scales.items():
+            told = "contribution to the cosine per cell" + (f", {name}" if name else "")
+            bands.append(_legend(layout, value, negative, opacity, width, told))
+        if notes := _notes(panels):
+            bands.append(layout.paragraph(notes, SMALL, width, FAINT))
     body = np.concatenate(bands) if bands else np.full((1, width, 3), PAPER, np.uint8)
     margin = layout.px(MARGIN)
     return np.pad(body, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
@@ -411,7 +426,7 @@ def _notes(panels: Sequence[Panel]) -> str:
 
 
 def _legend(
-    layout: "_Layout", scale: float, has_negative: bool, opacity: float, width: int, notes: str
+    layout: "_Layout", scale: float, has_negative: bool, opacity: float, width: int, told: str
 ) -> Pixels:
     """The colour bar, on a light and on a dark ground as photos are, with its ticks and its meaning."""
     length, high = layout.px(BAR_LENGTH), layout.px(BAR)
@@ -429,8 +444,7 @@ def _legend(
         room = _text_width(text, layout.px(SMALL))
         at = min(max(x - room // 2, 0), length - room)
         _text(ticks, text, (at, layout.px(SMALL + 6)), layout.px(SMALL), INK)
-    texts = ["contribution to the cosine per cell", *([notes] if notes else [])]
-    return np.concatenate([bar, ticks, *(layout.paragraph(t, SMALL, width, FAINT) for t in texts)])
+    return np.concatenate([bar, ticks, layout.paragraph(told, SMALL, width, FAINT)])
 
 
 class _Layout:

@@ -174,7 +174,10 @@ def read_embeddings(path: str | Path) -> Array:
 
 
 def render_found(engine: Engine, found: Sequence[Found], heading: str = "") -> npt.NDArray[np.uint8]:
-    """Queries and their results, each with its map and score (figures 1 and 9), on one scale.
+    """Queries and their results, each with its map and score (figures 1 and 9).
+
+    Whole images share one scale. A region's few cells outshine the results', which all count: so the maps
+    of the region and those of its results have scales of their own, with the same sum.
 
     Each search has the query under its map against each result, and below the results under theirs
     against the query, or against its region. The results' photos are opened and embedded again, since an
@@ -186,15 +189,27 @@ def render_found(engine: Engine, found: Sequence[Found], heading: str = "") -> n
     columns = max([1, *(min(len(one.hits), COLUMNS) for one in found)])
     rows: list[list[Panel]] = []
     titles: list[str] = []
+    scales: list[str] = []
+    several = len({one.weights is None for one in found}) > 1
     for one in found:
         for start in range(0, max(len(one.hits), 1), COLUMNS):
             above, below = _block(engine, one, one.hits[start : start + COLUMNS])
             rows += [above, below] if above else [below]
             region = "" if one.weights is None else ", ranked by the region"
             titles += [f"{Path(one.name).name}{region}" if start == 0 else "", ""][: 2 if above else 1]
+            whole = "of whole images" if several else ""
+            names = [whole, whole] if one.weights is None else ["of the region", "of results to the region"]
+            scales += names if above else names[1:]
     options = engine.options
     side = max(120, min(options.panel_height, 1800 // (columns + 1)))
-    return render.grid(rows, heading=heading, panel_height=side, opacity=options.opacity, row_titles=titles)
+    return render.grid(
+        rows,
+        heading=heading,
+        panel_height=side,
+        opacity=options.opacity,
+        row_titles=titles,
+        row_scales=scales,
+    )
 
 
 def _block(engine: Engine, found: Found, hits: Sequence[Hit]) -> tuple[list[Panel], list[Panel]]:

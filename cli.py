@@ -8,12 +8,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from simmap.engine.index import Index, Update
     from simmap.engine.pipeline import Engine
 
 DEFAULT_PICTURE = "similarity.png"
@@ -115,6 +117,256 @@ def _save_maps(pair: Any, path: Path, cell: tuple[int, int] | None, *, force: bo
         np.savez(stream, **arrays)
 
 
+def index_build(arguments: argparse.Namespace) -> None:
+    """``simmap index build``: an index of a folder, made or brought up to date."""
+    from simmap.engine.dataset import find_images
+    from simmap.engine.index import Index, update
+
+    items = find_images(arguments.folder, arguments.labels)
+    engine = _engine(arguments)
+    index = Index.create(arguments.output, engine, arguments.folder)
+    with _progress("images") as tell:
+        done = update(index, engine, items, prune=True, strict=arguments.strict, on_progress=tell)
+    _report_update(arguments, index, done)
+
+
+def index_add(arguments: argparse.Namespace) -> None:
+    """``simmap index add``: more images, or changed ones."""
+    from simmap.engine.dataset import Item, find_images
+    from simmap.engine.index import Index, update
+
+    index = Index(arguments.index)
+    items = []
+    for path in map(Path, arguments.paths):
+        items += find_images(path, arguments.labels) if path.is_dir() else [Item(str(path), arguments.label)]
+    if arguments.label is not None:
+        items = [Item(item.path, arguments.label) for item in items]
+    engine = _engine(arguments, index)
+    with _progress("images") as tell:
+        done = update(index, engine, items, strict=arguments.strict, on_progress=tell)
+    _report_update(arguments, index, done)
+
+
+def index_remove(arguments: argparse.Namespace) -> None:
+    """``simmap index remove``: images, by their files or folders, which need not exist any more."""
+    from simmap.engine.errors import StoreError
+    from simmap.engine.index import Index
+
+    index = Index(arguments.index)
+    known = [entry.id for entry in index.entries()]
+    chosen: set[str] = set()
+    for path in arguments.paths:
+        name = index.id_of(path)
+        found = {one for one in known if one == name or Path(one).is_relative_to(name)}
+        if not found:
+            raise StoreError(f"{arguments.index}: has no image {path}; see its paths with: simmap index info")
+        chosen |= found
+    removed = index.delete(sorted(chosen))
+    if arguments.json:
+        _print_json({"index": str(index.path), "images": len(index), "removed": removed})
+        return
+    print(f"{index.path}: {removed} removed, {len(index)} images")
+
+
+def index_info(arguments: argparse.Namespace) -> None:
+    """``simmap index info``: what is in an index."""
+    from collections import Counter
+
+    from simmap.engine.index import Index
+
+    index = Index(arguments.index)
+    entries = index.entries()
+    labels = Counter(entry.label for entry in entries if entry.label is not None)
+    size = sum(path.stat().st_size for path in index.path.iterdir())
+    if arguments.json:
+        _print_json(
+            {
+                "index": str(index.path),
+                "images": len(entries),
+                "root": index.root,
+                "model": index.model,
+                "fingerprint": index.fingerprint,
+                "dimension": index.dimension,
+                "bytes": size,
+                "labels": dict(sorted(labels.items())),
+                "paths": [index.path_of(entry.id) for entry in entries],
+            }
+        )
+        return
+    rows = [
+        ("index", str(index.path)),
+        ("images", f"{len(entries)}, {len(entries) - labels.total()} of them without a label"),
+        ("root", index.root),
+        ("model", index.model),
+        ("fingerprint", index.fingerprint),
+        ("vectors", f"{index.dimension} features, {size / 1e6:.1f} MB in all"),
+        ("labels", f"{len(labels)}"),
+    ]
+    for name, value in rows:
+        print(f"{name:12} {value}")
+    for label, count in sorted(labels.items()):
+        print(f"{'':12} {count:6} {label}")
+
+
+def _report_update(arguments: argparse.Namespace, index: "Index", done: "Update") -> None:
+    for _, told in done.skipped:
+        print(f"simmap: skipped {told}", file=sys.stderr)
+    if arguments.json:
+        _print_json(
+            {
+                "index": str(index.path),
+                "images": len(index),
+                "added": done.added,
+                "kept": done.kept,
+                "removed": done.removed,
+                "skipped": [{"path": path, "error": told} for path, told in done.skipped],
+            }
+        )
+        return
+    counts = f"{done.added} added, {done.kept} kept, {done.removed} removed, {len(done.skipped)} skipped"
+    print(f"{index.path}: {counts}; {len(index)} images")
+
+
+def search(arguments: argparse.Namespace) -> None:
+    """``simmap search``: the most similar images of an index, and where the similarity comes from."""
+    from simmap.engine.image import load_mask
+    from simmap.engine.index import Index
+    from simmap.engine.render import write_picture
+    from simmap.engine.retrieve import read_embeddings, render_found, search_embeddings
+    from simmap.engine.retrieve import search as run
+
+    region = bool(arguments.region) or arguments.mask is not None
+    if not arguments.queries and arguments.embedding is None:
+        arguments.usage("give an image to search for, or --embedding")
+    if region and (len(arguments.queries) != 1 or arguments.embedding is not None):
+        arguments.usage("--region and --mask need one image to search for")
+    if arguments.compare_whole and not region:
+        arguments.usage("--compare-whole needs --region or --mask")
+    picture = _picture(arguments)
+    index = Index(arguments.index)
+    mask = None if arguments.mask is None else load_mask(arguments.mask)
+    engine = _engine(arguments, index)
+    k, per_class, exclude_self = arguments.k, arguments.per_class, arguments.exclude_self
+    found = run(
+        engine, index, arguments.queries, k, boxes=arguments.region, mask=mask, per_class=per_class,
+        exclude_self=exclude_self,
+    )  # fmt: skip
+    if arguments.embedding is not None:
+        embeddings = read_embeddings(arguments.embedding)
+        index.check_model(engine)
+        found += search_embeddings(index, embeddings, k, per_class=per_class, name=arguments.embedding)
+    whole = []
+    if arguments.compare_whole:
+        whole = run(engine, index, arguments.queries, k, per_class=per_class, exclude_self=exclude_self)
+    if picture is not None:
+        write_picture(picture, render_found(engine, [*whole, *found]), force=arguments.force)
+    if arguments.json:
+        reports = [one.report() for one in found]
+        for report, one in zip(reports, whole, strict=False):
+            report["whole_image_results"] = one.report()["results"]
+        _print_json(reports if len(reports) > 1 else reports[0])
+        return
+    for one in [*whole, *found]:
+        print(f"query {one.name}{'' if one.weights is None else ', ranked by the region'}")
+        for hit in one.hits:
+            part = "" if hit.region_score is None else f"{hit.region_score:8.4f}"
+            print(f"{hit.rank:4} {hit.score:8.4f} {part} {hit.path}")
+    if picture is not None:
+        print(f"picture {picture}")
+
+
+def class_(arguments: argparse.Namespace) -> None:
+    """``simmap class``: what the images of a class have in common."""
+    from simmap.engine.dataset import find_images
+    from simmap.engine.errors import StoreError
+    from simmap.engine.figures import class_maps
+    from simmap.engine.index import Index
+    from simmap.engine.render import write_picture
+
+    if (arguments.folder is None) == (arguments.label is None):
+        arguments.usage("give a folder of one class, or --index and --label")
+    if (arguments.label is not None or arguments.rest) != (arguments.index is not None):
+        arguments.usage("--index goes with --label or --rest")
+    picture = _picture(arguments)
+    index = None if arguments.index is None else Index(arguments.index)
+    entries = [] if index is None else index.entries()
+    if arguments.label is None:
+        members = [item.path for item in find_images(arguments.folder)]
+        name = Path(arguments.folder).resolve().name
+    else:
+        assert index is not None
+        members = [index.path_of(entry.id) for entry in entries if entry.label == arguments.label]
+        name = arguments.label
+        if not members:
+            raise StoreError(f"{index.path}: has no label {name!r}; see: simmap index info {index.path}")
+    engine = _engine(arguments, index)
+    outside = None
+    if arguments.rest:
+        assert index is not None
+        index.check_model(engine)
+        inside = {index.id_of(path) for path in members}
+        _, outside = index.get([entry.id for entry in entries if entry.id not in inside])
+    maps = class_maps(engine, members, outside=outside)
+    against = ", less what they share with the rest" if arguments.rest else ""
+    assert picture is not None
+    write_picture(
+        picture, maps.render(f"{name}: what {len(members)} images share{against}"), force=arguments.force
+    )
+    if arguments.json:
+        _print_json({"class": name, **maps.report(), "picture": str(picture)})
+        return
+    for image in maps.report()["images"]:
+        print(f"{image['cohesion']:8.4f} {image['path']}")
+    print(f"picture {picture}")
+
+
+def contrast(arguments: argparse.Namespace) -> None:
+    """``simmap contrast``: one query under several models."""
+    from simmap.engine.dataset import find_images
+    from simmap.engine.figures import contrast as run
+    from simmap.engine.pipeline import Engine
+    from simmap.engine.render import write_picture
+
+    # `--models A B QUERY IMAGE`: argparse gives the images to --models too.
+    models = [name for name in arguments.models if name.lower().endswith(".onnx")]
+    images = [*arguments.images, *(name for name in arguments.models if name not in models)]
+    if not models or not images:
+        arguments.usage("give --models A.onnx B.onnx ... and a query image")
+    if (len(images) > 1) == (arguments.index_folder is not None):
+        arguments.usage("give images to compare the query with, or --index-folder FOLDER")
+    names = None
+    if arguments.steps is not None:
+        names = [f"step {step.strip()}" for step in arguments.steps.split(",")]
+    picture = _picture(arguments)
+    labels, k = None, None
+    candidates = images[1:]
+    if arguments.index_folder is not None:
+        items = find_images(arguments.index_folder, arguments.labels)
+        candidates, k = [item.path for item in items], arguments.k
+        if any(item.label is not None for item in items):
+            labels = [item.label for item in items]
+    options = {} if arguments.device is None else {"device": arguments.device}
+    engines = [
+        Engine(model, **options)
+        if arguments.config is None
+        else Engine.from_config(arguments.config, model=model, **options)
+        for model in models
+    ]
+    result = run(engines, images[0], candidates, names=names, labels=labels, k=k)
+    assert picture is not None
+    write_picture(picture, result.render(), force=arguments.force)
+    if arguments.json:
+        _print_json({**result.report(), "picture": str(picture)})
+        return
+    for row in result.rows:
+        recall = "" if row.recall_at_1 is None else f"  recall@1 {row.recall_at_1:.4f}"
+        same = "" if row.correlation is None else f"  maps correlate {row.correlation:.4f} with the row above"
+        print(f"{row.name}{recall}{same}")
+        for candidate in row.candidates:
+            print(f"{candidate.score:8.4f} {candidate.image.path}")
+    print(f"picture {picture}")
+
+
 def inspect(arguments: argparse.Namespace) -> None:
     """``simmap inspect``: the whole contract of an artifact."""
     from dataclasses import asdict
@@ -205,17 +457,46 @@ def export(arguments: argparse.Namespace) -> None:
     print(f"{report.path}: {report.size / 1e6:.1f} MB, {report.nodes} nodes")
 
 
-def _engine(arguments: argparse.Namespace) -> "Engine":
+def _engine(arguments: argparse.Namespace, index: "Index | None" = None) -> "Engine":
+    """The engine that the options ask for; by default with the model that made the index."""
     from simmap.engine.pipeline import Engine
 
     given = {
-        name: getattr(arguments, name)
-        for name in ("model", "device")
-        if getattr(arguments, name, None) is not None
+        name: getattr(arguments, name) for name in ("model", "device") if getattr(arguments, name) is not None
     }
     if arguments.config is not None:
         return Engine.from_config(arguments.config, **given)
+    if index is not None and Path(index.model).is_file():
+        given.setdefault("model", index.model)
     return Engine(**given)
+
+
+def _picture(arguments: argparse.Namespace) -> Path | None:
+    """The picture to write, refused before any work is done for it if it cannot be."""
+    from simmap.engine.files import check_output
+    from simmap.engine.render import check_format
+
+    if arguments.output is None:
+        return None
+    check_format(arguments.output)
+    return check_output(arguments.output, force=arguments.force)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, on a terminal only."""
+    shown = sys.stderr.isatty()
+
+    def tell(done: int, total: int) -> None:
+        if shown:
+            bar = "#" * (30 * done // max(total, 1))
+            print(f"\r[{bar:30}] {done} of {total} {what}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _print_json(data: Any) -> None:
@@ -252,6 +533,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_compare(commands)
+    _add_index(commands)
+    _add_search(commands)
+    _add_class(commands)
+    _add_contrast(commands)
     _add_inspect(commands)
     _add_export(commands)
     return parser
@@ -259,13 +544,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(commands: Any, function: Any, help_line: str, example: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        function.__name__,
+        function.__name__.rstrip("_").rpartition("_")[2],
         help=help_line,
         description=help_line,
         epilog=f"example: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=function)
+    parser.set_defaults(command=function, usage=parser.error)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--json", action="store_true", help="report as JSON on stdout")
     return parser
@@ -296,6 +581,125 @@ def _add_compare(commands: Any) -> None:
     )
     parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
     _add_engine_options(parser)
+
+
+def _add_index(commands: Any) -> None:
+    parser = commands.add_parser("index", help="Build and change an index of images to search in.")
+    actions = parser.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
+    build = _add(
+        actions,
+        index_build,
+        "Index a folder of images, or bring its index up to date; an interrupted build goes on.",
+        "simmap index build photos -o photos.index",
+    )
+    build.add_argument("folder", metavar="FOLDER", help="images; the names of its sub-folders are labels")
+    build.add_argument("-o", "--output", required=True, metavar="INDEX", help="folder of the index")
+    add = _add(
+        actions,
+        index_add,
+        "Add images to an index, or those of its images that have changed.",
+        "simmap index add photos.index more_photos",
+    )
+    add.add_argument("index", metavar="INDEX", help="folder of the index")
+    add.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders as for build")
+    add.add_argument("--label", help="class of all these images")
+    for one in (build, add):
+        _add_labels(one)
+        one.add_argument(
+            "--strict",
+            action="store_true",
+            help="stop at an image that cannot be read, instead of skipping it",
+        )
+        _add_engine_options(one)
+    remove = _add(
+        actions,
+        index_remove,
+        "Remove images from an index; the files stay.",
+        "simmap index remove photos.index photos/cat",
+    )
+    remove.add_argument("index", metavar="INDEX", help="folder of the index")
+    remove.add_argument("paths", nargs="+", metavar="PATH", help="images or folders")
+    info = _add(actions, index_info, "What is in an index.", "simmap index info photos.index")
+    info.add_argument("index", metavar="INDEX", help="folder of the index")
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels", metavar="FILE.csv", help="columns path,label; by default sub-folders are labels"
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser, what: str, *, required: bool) -> None:
+    parser.add_argument("-o", "--output", required=required, help=what)
+    parser.add_argument("--force", action="store_true", help="overwrite it if it exists")
+
+
+def _add_search(commands: Any) -> None:
+    parser = _add(
+        commands,
+        search,
+        "The images of an index that are most similar to an image, or to a region of it.",
+        "simmap search photos.index a.jpg -k 5 --region 40,60,200,150 -o results.png",
+    )
+    parser.add_argument("index", metavar="INDEX", help="folder of the index")
+    parser.add_argument("queries", nargs="*", metavar="QUERY", help="images to search for")
+    parser.add_argument(
+        "--embedding", metavar="FILE.npy", help="search for the embeddings (D,) or (m, D) too"
+    )
+    parser.add_argument("-k", type=_count, default=3, help="how many results (default: 3)")
+    parser.add_argument(
+        "--region", type=_box, action="append", default=[], metavar="x,y,w,h",
+        help="rank by this part of the query, in pixels of the photo; several add up",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mask", metavar="M.png", help="a region as an image of the query's size, white inside"
+    )
+    parser.add_argument("--compare-whole", action="store_true", help="show the whole image's results above")
+    parser.add_argument(
+        "--per-class", action="store_true", help="the best image of each of the k best classes"
+    )
+    parser.add_argument("--exclude-self", action="store_true", help="leave the query's own file out")
+    _add_output(parser, "picture to write", required=False)
+    _add_engine_options(parser)
+
+
+def _add_class(commands: Any) -> None:
+    parser = _add(
+        commands,
+        class_,
+        "What the images of a class have in common: each under its mean map with the others.",
+        "simmap class photos/cat -o cat.png",
+    )
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="images of one class")
+    parser.add_argument("--index", metavar="INDEX", help="index to take the members or the rest from")
+    parser.add_argument("--label", help="class of the index")
+    parser.add_argument(
+        "--rest", action="store_true", help="take off what they share with the rest of the index"
+    )
+    _add_output(parser, "picture to write", required=True)
+    _add_engine_options(parser)
+
+
+def _add_contrast(commands: Any) -> None:
+    parser = _add(
+        commands,
+        contrast,
+        "One query under several models: checkpoints, poolings, training runs.",
+        "simmap contrast --models avg.onnx max.onnx a.jpg b.jpg -o contrast.png",
+    )
+    parser.add_argument("--models", nargs="+", required=True, metavar="M.onnx", help="a row each, in order")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="the query, and images to compare it with")
+    parser.add_argument(
+        "--index-folder", metavar="FOLDER", help="each model shows its own best of these images"
+    )
+    parser.add_argument("-k", type=_count, default=3, help="how many of them (default: 3)")
+    parser.add_argument(
+        "--steps", metavar="0,1,3,...", help="training step of each model, for the rows' titles"
+    )
+    _add_labels(parser)
+    _add_output(parser, "picture to write", required=True)
+    parser.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")
+    parser.add_argument("--config", help="YAML file of engine options, see configs/engine.yaml")
 
 
 def _add_inspect(commands: Any) -> None:
@@ -359,9 +763,20 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite it if it exists")
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
 def _point(text: str) -> tuple[float, float]:
     values = _numbers(text, 2, "x,y")
     return values[0], values[1]
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    x, y, w, h = _numbers(text, 4, "x,y,w,h")
+    return x, y, w, h
 
 
 def _triple(text: str) -> tuple[float, float, float]:

@@ -168,7 +168,7 @@ class Index:
                     _write_manifest(
                         path,
                         _Manifest(
-                            SCHEMA, engine.model.name, identity(engine), engine.contract.dimension, root
+                            SCHEMA, _absolute(engine.model), identity(engine), engine.contract.dimension, root
                         ),
                     )
         except OSError as error:
@@ -189,7 +189,7 @@ class Index:
 
     @property
     def model(self) -> str:
-        """The file name of the model that made the vectors."""
+        """The file of the model that made the vectors, as it was then."""
         return self._state.manifest.model
 
     @property

@@ -120,7 +120,11 @@ def search(
         (query,) = engine.embed(sources)
         weights = region_weights(query.geometry, *query.parts.shape[:2], boxes=boxes, mask=mask)
         directions = [decompose.region_query(query.parts, query.embedding, weights)]
-        decompose.unit(directions[0], name="what the network sees inside the region")
+        if not directions[0].any():
+            raise DecompositionError(
+                f"{query.path}: nothing inside the region counts for its embedding, so it is similar to "
+                "nothing; take a larger region"
+            )
     own = [store.id_of(s) if isinstance(s, str | Path) and exclude_self else None for s in sources]
     ranked = _rank(store, np.array(directions), k, per_class=per_class, own=own)
     found = []

@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 import zlib
+from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -36,9 +37,11 @@ from simmap.engine.pipeline import Engine
 
 SCHEMA = 1
 MANIFEST = "index.json"
-CHUNK = 1 << 26  # bytes of vectors that are scored at a time
-COMMIT_ROWS, COMMIT_SECONDS = 256, 2.0
-TRIES = 20  # to open what a writer is moving to the next generation
+CHUNK = 1 << 26  # bytes of vectors that are scored or copied at a time
+QUERIES = 256  # that are scored at a time
+COMMIT_ROWS, COMMIT_SECONDS = 256, 2.0  # of embedding between two writes of a build
+COMPACT_ROWS = 1024  # dead rows that are never worth a copy of the live ones
+PARSED = 1 << 20  # bytes of the log that are parsed at a time
 
 
 class Entry(NamedTuple):
@@ -107,26 +110,43 @@ class _Manifest:
     log_crc: int = 0  # CRC-32 of the log, so that an index made anew in its place is not taken for it
 
 
-@dataclass
 class _State:
-    """What the files say, up to a manifest."""
+    """What the files say, up to a manifest.
 
-    manifest: _Manifest
-    entries: list[Entry] = field(default_factory=list)  # of every row, dead ones too
-    row_of: dict[str, int] = field(default_factory=dict)  # of the live images
-    dead: set[int] = field(default_factory=set)
-    vectors: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    In columns, since a million tuples take twice the memory and the time.
+    """
 
-    def replay(self, lines: Iterable[list[Any]]) -> None:
-        for line in lines:
-            old = self.row_of.pop(line[0], None)
-            if old is not None:
-                self.dead.add(old)
-            if len(line) > 1:
-                self.row_of[line[0]] = len(self.entries)
-                # Classes are few and images many: one string each.
-                label = None if line[1] is None else sys.intern(line[1])
-                self.entries.append(Entry(line[0], label, *line[2:]))
+    def __init__(self, manifest: _Manifest) -> None:
+        """Of an empty index."""
+        self.manifest = replace(manifest, rows=0, log_bytes=0, log_crc=0)
+        self.ids: list[str] = []  # of every row, dead ones too
+        self.labels: list[str | None] = []
+        self.numbers = array("q")  # the last four of every row's entry
+        self.dead = bytearray()  # 1 for a row that was replaced or removed
+        self.row_of: dict[str, int] = {}  # of the live images
+        self.vectors: npt.NDArray[np.float32] = np.zeros((0, manifest.dimension), np.float32)
+        self.file: tuple[int, int] | None = None  # device and inode behind the vectors
+
+    def entry(self, row: int) -> Entry:
+        return Entry(self.ids[row], self.labels[row], *self.numbers[4 * row : 4 * row + 4])
+
+    def replay(self, log: bytes) -> None:
+        start = 0
+        while start < len(log):
+            end = log.find(b"\n", start + PARSED) + 1 or len(log)
+            for line in json.loads(b"[" + log[start : end - 1].replace(b"\n", b",") + b"]"):
+                name = line[0]
+                old = self.row_of.pop(name, None)
+                if old is not None:
+                    self.dead[old] = 1
+                if len(line) > 1:
+                    self.row_of[name] = len(self.ids)
+                    self.ids.append(name)
+                    # Classes are few and images many: one string each.
+                    self.labels.append(None if line[1] is None else sys.intern(line[1]))
+                    self.numbers.extend(line[2:])
+                    self.dead.append(0)
+            start = end
 
 
 class Index:
@@ -160,19 +180,18 @@ class Index:
         path, root = Path(path), _absolute(root)
         try:
             path.mkdir(exist_ok=True)
+            if not (path / MANIFEST).exists() and not all(_is_ours(p.name) for p in path.iterdir()):
+                raise StoreError(f"{path}: is a folder with other files in it; give a new folder")
             with _locked(path):
                 if not (path / MANIFEST).exists():
-                    other = [entry.name for entry in path.iterdir() if not _is_ours(entry.name)]
-                    if other:
-                        raise StoreError(f"{path}: is a folder with other files in it; give a new folder")
-                    _write_manifest(
-                        path,
-                        _Manifest(
-                            SCHEMA, _absolute(engine.model), identity(engine), engine.contract.dimension, root
-                        ),
-                    )
+                    # Not to be written over: a reader may still look at what was here.
+                    _remove_stale(path, 0)
+                    model, dimension = engine.model.name, engine.contract.dimension
+                    _write_manifest(path, _Manifest(SCHEMA, model, identity(engine), dimension, root))
+        except OutputError as error:
+            raise StoreError(str(error)) from error
         except OSError as error:
-            raise StoreError(f"{path}: cannot be made a folder: {error.strerror}") from error
+            raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
         index = cls(path)
         index.check_model(engine)
         if index.root != root:
@@ -219,8 +238,8 @@ class Index:
         """
         if self.fingerprint != identity(engine):
             raise StoreError(
-                f"{self.path}: was built by another model, {self.model} ({self.fingerprint[:16]}), not by "
-                f"{engine.model} ({identity(engine)[:16]}); use that model, or build the index anew"
+                f"{self.path}: was built by another model, {self.model} ({_short(self.fingerprint)}), not by "
+                f"{engine.model} ({_short(identity(engine))}); use that model, or build the index anew"
             )
 
     def __len__(self) -> int:
@@ -232,7 +251,7 @@ class Index:
         """All images, in the order in which they were added."""
         with self._guard:
             state = self._fresh()
-            return [entry for row, entry in enumerate(state.entries) if row not in state.dead]
+            return [state.entry(row) for row, dead in enumerate(state.dead) if not dead]
 
     def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
         """Entries and unit vectors (n, D) float32 of images, in the order of ``ids``.
@@ -246,12 +265,16 @@ class Index:
                 if name not in state.row_of:
                     raise StoreError(f"{self.path}: has no image {name!r}")
             rows = [state.row_of[name] for name in ids]
-            return [state.entries[row] for row in rows], np.array(state.vectors[rows], np.float32)
+            return [state.entry(row) for row in rows], np.array(state.vectors[rows], np.float32)
 
     def search(
         self, queries: Array, k: int, *, exclude: Collection[str] = ()
     ) -> list[list[tuple[str, float]]]:
         """The ``k`` images of the largest inner product with each query, exactly.
+
+        A float32 product finds all that can be among them; these are scored again in float64, in an
+        order of additions that does not depend on the row or on the other queries. So two copies of a
+        photo tie, and a query gives the same result alone and among others.
 
         Args:
             queries: (m, D); need not be unit, so that a region's query vector is one.
@@ -275,21 +298,16 @@ class Index:
             raise DecompositionError(f"k is {k}, must be 1 or more")
         with self._guard:
             state = self._fresh()
-            vectors, entries = state.vectors, state.entries
-            hidden = np.zeros(len(vectors), bool)
-            hidden[list(state.dead)] = True
+            vectors, ids = state.vectors, state.ids
+            hidden = np.array(state.dead, bool)
             hidden[[state.row_of[name] for name in exclude if name in state.row_of]] = True
-        best = [(np.empty(0, np.float32), np.empty(0, np.intp)) for _ in queries]
-        step = max(1, CHUNK // (4 * self.dimension))
-        for start in range(0, len(vectors), step):
-            shown = np.flatnonzero(~hidden[start : start + step])
-            block = queries @ vectors[start : start + step].T
-            for at, found in enumerate(block):
-                best[at] = _best(*best[at], found[shown], shown + start, k)
         results = []
-        for scores, rows in best:
-            ranked = sorted((-float(s), entries[row].id) for s, row in zip(scores, rows, strict=True))
-            results.append([(name, -score) for score, name in ranked[:k]])
+        for start in range(0, len(queries), QUERIES):
+            group = queries[start : start + QUERIES]
+            for query, rows in zip(group, _candidates(vectors, hidden, group, k), strict=True):
+                scores = _exact(vectors, rows, query)
+                ranked = sorted((-score, ids[row]) for score, row in zip(scores, rows, strict=True))
+                results.append([(name, -score) for score, name in ranked[:k]])
         return results
 
     def upsert(self, entries: Sequence[Entry], vectors: Array) -> None:
@@ -310,18 +328,17 @@ class Index:
             )
         if not (np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3).all():
             raise DecompositionError("vectors of an index must have length 1; take decompose.unit of them")
-        with self._guard:
-            state = self._fresh()
-            # Two builders of one folder give the same vectors; the second adds nothing.
-            new = [
-                at
-                for at, entry in enumerate(entries)
-                if (row := state.row_of.get(entry.id)) is None
-                or state.entries[row] != entry
-                or not np.array_equal(state.vectors[row], vectors[at])
-            ]
+        last = {entry.id: at for at, entry in enumerate(entries)}
+        with self._writing() as state:
+            new = []
+            for name, at in last.items():
+                row = state.row_of.get(name)
+                # Two builders of one folder give the same vectors; the second adds nothing.
+                same = row is not None and state.entry(row) == entries[at]
+                if not (same and np.array_equal(state.vectors[row], vectors[at])):
+                    new.append(at)
             if new:
-                self._append([list(entries[at]) for at in new], vectors[new])
+                self._append(state, [list(entries[at]) for at in new], vectors[new])
 
     def delete(self, ids: Collection[str]) -> int:
         """Remove images; ids that are not in the index are no error. Returns how many were.
@@ -329,10 +346,10 @@ class Index:
         Raises:
             StoreError: the index cannot be written.
         """
-        with self._guard:
-            known = [name for name in dict.fromkeys(ids) if name in self._fresh().row_of]
+        with self._writing() as state:
+            known = [name for name in dict.fromkeys(ids) if name in state.row_of]
             if known:
-                self._append([[name] for name in known], np.empty((0, self.dimension), np.float32))
+                self._append(state, [[name] for name in known], np.empty((0, self.dimension), np.float32))
             return len(known)
 
     # --- files ----------------------------------------------------------------------------------
@@ -342,120 +359,149 @@ class Index:
 
     def _load(self) -> _State:
         """The whole state, read anew."""
-        for attempt in range(TRIES):
+        manifest = _read_manifest(self.path)
+        while True:
+            state = _State(manifest)
             try:
-                manifest = _read_manifest(self.path)
-                state = _State(replace(manifest, rows=0, log_bytes=0, log_crc=0))
                 self._read(state, manifest)
                 return state
-            except FileNotFoundError as error:
-                # A writer has just moved on to the next generation of files, or they are gone.
-                if attempt == TRIES - 1:
-                    raise StoreError(f"{self.path}: lacks {error.filename}; build the index anew") from error
-                time.sleep(0.01)
-        raise AssertionError("unreachable")
+            except (OSError, StoreError) as error:
+                failed = error
+            latest = _read_manifest(self.path)
+            if latest == manifest:
+                break
+            # A writer has just moved on to files of the next generation.
+            manifest = latest
+        if isinstance(failed, FileNotFoundError):
+            raise StoreError(f"{failed.filename}: is missing; build the index anew") from failed
+        if isinstance(failed, OSError):
+            raise StoreError(f"{self.path}: cannot be read: {failed.strerror or failed}") from failed
+        raise failed
 
     def _fresh(self) -> _State:
         """The state after any other process's last write."""
-        old, new = self._state.manifest, _read_manifest(self.path)
-        if new == old:
-            return self._state
-        if replace(old, rows=new.rows, log_bytes=new.log_bytes, log_crc=new.log_crc) == new:
-            with suppress(FileNotFoundError, StoreError):
-                self._read(self._state, new)
-                return self._state
-        self._state = self._load()
-        return self._state
+        with self._guard:
+            state, new = self._state, _read_manifest(self.path)
+            if _same_files(state.manifest, new):
+                with suppress(OSError, StoreError):
+                    self._read(state, new)
+                    return state
+            state = self._load()
+            if (state.manifest.fingerprint, state.manifest.root) != (self.fingerprint, self.root):
+                raise StoreError(
+                    f"{self.path}: was built anew by {state.manifest.model} for {state.manifest.root} since "
+                    "it was opened; open it again"
+                )
+            self._state = state
+            return state
 
     def _read(self, state: _State, new: _Manifest) -> None:
-        """Bring ``state`` from its own manifest to a ``new`` one of the same generation."""
+        """Bring ``state`` from its own manifest to a ``new`` one of the same files."""
         old = state.manifest
-        data, log = self._files(new.generation)
-        size = new.log_bytes - old.log_bytes
-        if new == old:
+        if new == old and not new.rows:
             return
+        data, log = self._files(new.generation)
+        with data.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            file = (status.st_dev, status.st_ino)
+            if status.st_size < new.rows * 4 * new.dimension:
+                raise StoreError(
+                    f"{data}: is damaged, it is shorter than {MANIFEST} says; build the index anew"
+                )
+            if state.file not in (None, file):
+                raise StoreError(f"{data}: is another file than was opened; open the index again")
+            if new == old:
+                return
+            vectors = np.memmap(stream, "<f4", "r", shape=(new.rows, new.dimension))
         with log.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
             stream.seek(old.log_bytes)
-            text = stream.read(max(size, 0))
+            text = stream.read(max(min(size, new.log_bytes) - old.log_bytes, 0))
         if zlib.crc32(text, old.log_crc) != new.log_crc:
             raise StoreError(f"{log}: is damaged; build the index anew")
-        if data.stat().st_size < new.rows * 4 * new.dimension:
-            raise StoreError(f"{data}: is damaged, it is shorter than {MANIFEST} says; build the index anew")
         try:
-            state.replay(json.loads(b"[" + text.replace(b"\n", b",").rstrip(b",") + b"]"))
-        except (ValueError, TypeError, IndexError) as error:
+            state.replay(text)
+        except (ValueError, TypeError, LookupError) as error:
             raise StoreError(f"{log}: is damaged ({error}); build the index anew") from error
-        if len(state.entries) != new.rows:
+        if not len(state.ids) == len(state.numbers) / 4 == new.rows:
             raise StoreError(
-                f"{log}: is damaged, it has {len(state.entries)} rows, not {new.rows}; build anew"
+                f"{log}: is damaged, it has {len(state.ids)} rows, not {new.rows}; build the index anew"
             )
-        state.manifest = new
-        if new.rows:
-            shape = (new.rows, new.dimension)
-            state.vectors = np.asarray(np.memmap(data, "<f4", "r", shape=shape))
+        state.vectors, state.file = np.asarray(vectors), file
+        state.manifest = new  # last, so that an interrupt before it leads to a new reading
 
-    def _append(self, lines: list[list[Any]], vectors: Array) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[_State]:
+        """The state, with other writers kept out while readers go on."""
         try:
-            with self._guard, _locked(self.path):
+            with _locked(self.path):
                 state = self._fresh()
-                manifest = state.manifest
-                for stale in self.path.iterdir():
-                    if _is_stale(stale.name, manifest.generation):
-                        stale.unlink(missing_ok=True)
-                data, log = self._files(manifest.generation)
-                text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-                _write_at(data, manifest.rows * 4 * manifest.dimension, vectors.astype("<f4").tobytes())
-                _write_at(log, manifest.log_bytes, text)
-                _write_manifest(
-                    self.path,
-                    replace(
-                        manifest,
-                        rows=manifest.rows + len(vectors),
-                        log_bytes=manifest.log_bytes + len(text),
-                        log_crc=zlib.crc32(text, manifest.log_crc),
-                    ),
-                )
-                state = self._fresh()
-                if len(state.dead) > max(1024, len(state.row_of) // 2):
-                    # What was asked for is done; without the room to compact, the next write tries again.
-                    with suppress(OSError, OutputError):
-                        self._compact(state)
+                _remove_stale(self.path, state.manifest.generation)
+                yield state
+        except OutputError as error:
+            raise StoreError(str(error)) from error
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+
+    def _append(self, state: _State, lines: list[list[Any]], vectors: Array) -> None:
+        manifest = state.manifest
+        data, log = self._files(manifest.generation)
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        _write_at(data, manifest.rows * 4 * manifest.dimension, vectors.astype("<f4").tobytes())
+        _write_at(log, manifest.log_bytes, text)
+        _write_manifest(
+            self.path,
+            replace(
+                manifest,
+                rows=manifest.rows + len(vectors),
+                log_bytes=manifest.log_bytes + len(text),
+                log_crc=zlib.crc32(text, manifest.log_crc),
+            ),
+        )
+        state = self._fresh()
+        if len(state.ids) - len(state.row_of) > max(COMPACT_ROWS, len(state.row_of) // 2):
+            self._compact(state)
 
     def _compact(self, state: _State) -> None:
         """Copy the live rows to files of the next generation."""
         manifest = state.manifest
         data, log = self._files(manifest.generation + 1)
-        rows = [row for row in range(len(state.entries)) if row not in state.dead]
+        rows = [row for row, dead in enumerate(state.dead) if not dead]
         step = max(1, CHUNK // (4 * manifest.dimension))
-        with data.open("wb") as stream:
-            for start in range(0, len(rows), step):
-                stream.write(state.vectors[rows[start : start + step]].tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
-        text = "".join(json.dumps(list(state.entries[row])) + "\n" for row in rows).encode()
-        log.unlink(missing_ok=True)
-        _write_at(log, 0, text)
-        _write_manifest(
-            self.path,
-            replace(
+        text = "".join(json.dumps(list(state.entry(row))) + "\n" for row in rows).encode()
+        try:
+            with data.open("wb") as stream:
+                for start in range(0, len(rows), step):
+                    stream.write(state.vectors[rows[start : start + step]].tobytes())
+                stream.flush()
+                os.fsync(stream.fileno())
+            _write_at(log, 0, text)
+            new = replace(
                 manifest,
                 generation=manifest.generation + 1,
                 rows=len(rows),
                 log_bytes=len(text),
                 log_crc=zlib.crc32(text),
-            ),
-        )
-        for old in self._files(manifest.generation):
-            old.unlink(missing_ok=True)
-        self._state = self._load()
+            )
+            _write_manifest(self.path, new)
+        except (OSError, OutputError):
+            # What was asked for is done; without the room for a copy, the next write tries again.
+            _remove_stale(self.path, manifest.generation)
+            return
+        _remove_stale(self.path, manifest.generation + 1)
 
 
 def identity(engine: Engine) -> str:
     """What tells one engine's vectors from another's: the weights' fingerprint and the input size."""
-    size = engine.options.size
-    return engine.contract.fingerprint + ("" if size is None else f"@{size[0]}x{size[1]}")
+    size, spec = engine.options.size, engine.contract.input
+    own = size is None or size == (spec.height, spec.width)
+    return engine.contract.fingerprint + ("" if own or size is None else f"@{size[0]}x{size[1]}")
+
+
+def _short(name: str) -> str:
+    """An identity, for a message."""
+    fingerprint, at, size = name.partition("@")
+    return fingerprint[:16] + at + size
 
 
 @dataclass(frozen=True)
@@ -489,7 +535,8 @@ def update(
     An image that was there and can no longer be embedded is removed.
 
     What is embedded is written every few seconds, also when an error or an interrupt ends the run: the
-    next run goes on from there, and ends with the same files as a run that was not disturbed.
+    next run goes on from there. The build of a new index that was interrupted ends with the same files
+    as one that was not.
 
     Args:
         index: where to.
@@ -506,11 +553,12 @@ def update(
     index.check_model(engine)
     known = {entry.id: entry for entry in index.entries()}
     skipped: list[tuple[str, str]] = []
-    items = list({item.path: item for item in items}.values())
+    # One image may be given by several paths.
+    named = {index.id_of(item.path): item for item in items}
     todo: list[tuple[Item, Entry]] = []
     relabelled: list[Entry] = []
     kept = 0
-    for item in items:
+    for name, item in named.items():
         try:
             status = Path(item.path).stat()
         except OSError as error:
@@ -518,7 +566,6 @@ def update(
                 raise ImageError(f"{item.path}: cannot be read: {error.strerror}") from error
             skipped.append((item.path, f"{item.path}: cannot be read: {error.strerror}"))
             continue
-        name = index.id_of(item.path)
         entry = Entry(name, item.label, 0, 0, status.st_size, status.st_mtime_ns)
         old = known.get(name)
         if old is None or old[4:] != entry[4:]:
@@ -527,9 +574,9 @@ def update(
         kept += 1
         if old.label != item.label:
             relabelled.append(old._replace(label=item.label))
-    if relabelled:
-        _, vectors = index.get([entry.id for entry in relabelled])
-        index.upsert(relabelled, vectors)
+    for start in range(0, len(relabelled), COMMIT_ROWS):
+        batch = relabelled[start : start + COMMIT_ROWS]
+        index.upsert(batch, index.get([entry.id for entry in batch])[1])
 
     refused: set[str] = set()
     ready: list[tuple[Entry, Array]] = []
@@ -543,7 +590,7 @@ def update(
         ready.clear()
         started = time.monotonic()
         if on_progress is not None:
-            on_progress(done, len(items))
+            on_progress(done, len(named))
 
     def refuse(source: Source, error: SimmapError) -> None:
         nonlocal done
@@ -589,9 +636,14 @@ def _locked(folder: Path) -> Iterator[None]:
         raise StoreError(
             f"{folder}: can be written on Linux or macOS only, for want of file locks"
         ) from error
-    with (folder / "lock").open("ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    path = folder / "lock"
+    while True:
+        with path.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            # The folder may have been removed and made anew while this waited.
+            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                yield
+                return
 
 
 _OURS = re.compile(r"index\.json|lock|\.index\.json\..*|(?:vectors-(\d+)\.f32|images-(\d+)\.jsonl)")
@@ -601,13 +653,17 @@ def _is_ours(name: str) -> bool:
     return _OURS.fullmatch(name) is not None
 
 
-def _is_stale(name: str, generation: int) -> bool:
-    """What a killed writer left, or a reader on another system kept from being removed."""
-    found = _OURS.fullmatch(name)
-    if found is None:
-        return False
-    number = found[1] or found[2]
-    return name.startswith(".") if number is None else int(number) != generation
+def _remove_stale(folder: Path, generation: int) -> None:
+    """Remove what killed writers left, and the files of other generations."""
+    for path in folder.iterdir():
+        found = _OURS.fullmatch(path.name)
+        number = found and (found[1] or found[2])
+        if found and (path.name.startswith(".") or (number and int(number) != generation)):
+            path.unlink(missing_ok=True)
+
+
+def _same_files(old: _Manifest, new: _Manifest) -> bool:
+    return replace(old, rows=new.rows, log_bytes=new.log_bytes, log_crc=new.log_crc) == new
 
 
 def _read_manifest(folder: Path) -> _Manifest:
@@ -627,7 +683,8 @@ def _read_manifest(folder: Path) -> _Manifest:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise StoreError(f"{path}: is damaged ({error}); build the index anew") from error
-    if manifest.dimension < 1 or min(manifest.generation, manifest.rows, manifest.log_bytes) < 0:
+    whole = min(manifest.schema, manifest.dimension, manifest.generation) > 0
+    if not whole or min(manifest.rows, manifest.log_bytes) < 0 or (not manifest.rows and manifest.log_bytes):
         raise StoreError(f"{path}: is damaged; build the index anew")
     return manifest
 
@@ -639,7 +696,9 @@ def _write_manifest(folder: Path, manifest: _Manifest) -> None:
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:
     """Append at ``offset``, over what a killed writer left behind it; on the disk on return."""
-    with path.open("r+b" if path.exists() else "wb") as stream:
+    with path.open("r+b" if offset else "wb") as stream:
+        if stream.seek(0, os.SEEK_END) < offset:
+            raise StoreError(f"{path}: is damaged, it is shorter than {MANIFEST} says; build the index anew")
         stream.truncate(offset)
         stream.seek(offset)
         stream.write(data)
@@ -647,19 +706,37 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def _best(
-    scores: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.intp],
-    more_scores: npt.NDArray[np.float32],
-    more_rows: npt.NDArray[np.intp],
-    k: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
-    """The ``k`` best of both, in no order, and all that tie with the last of them."""
-    if len(scores) >= k:
-        keep = more_scores >= scores.min()
-        more_scores, more_rows = more_scores[keep], more_rows[keep]
-    scores, rows = np.concatenate([scores, more_scores]), np.concatenate([rows, more_rows])
-    if len(scores) > k:
-        keep = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
-        scores, rows = scores[keep], rows[keep]
-    return scores, rows
+def _candidates(
+    vectors: npt.NDArray[np.float32], hidden: npt.NDArray[np.bool_], queries: Array, k: int
+) -> list[npt.NDArray[np.intp]]:
+    """Rows that are among the ``k`` best of each query, however float32 products are rounded."""
+    count, dimension = queries.shape
+    # A sum of D float32 products is off by at most D 2^-24 |q| |v| (Higham, Accuracy and Stability of
+    # Numerical Algorithms, eq. 3.5); the k-th best and another may be off in opposite ways.
+    margin = 2.01 * dimension * 2.0**-24 * np.linalg.norm(queries.astype(np.float64), axis=1)
+    floor = np.full(count, -np.inf)
+    scores = [np.empty(0, np.float32)] * count
+    rows = [np.empty(0, np.intp)] * count
+    step = max(1, CHUNK // (4 * dimension))
+    for start in range(0, len(vectors), step):
+        block = queries @ vectors[start : start + step].T
+        block[:, hidden[start : start + step]] = np.nan  # compares as false
+        for at, found in enumerate(block):
+            above = np.flatnonzero(found >= floor[at])
+            scores[at] = np.concatenate([scores[at], found[above]])
+            rows[at] = np.concatenate([rows[at], above + start])
+            if len(scores[at]) > k:
+                floor[at] = np.partition(scores[at], -k)[-k] - margin[at]
+                keep = scores[at] >= floor[at]
+                scores[at], rows[at] = scores[at][keep], rows[at][keep]
+    return rows
+
+
+def _exact(vectors: npt.NDArray[np.float32], rows: npt.NDArray[np.intp], query: Array) -> list[float]:
+    """Inner products in float64, each summed in the same order."""
+    scores: list[float] = []
+    step = max(1, CHUNK // (32 * len(query)))
+    for start in range(0, len(rows), step):
+        # Not a matrix product: that adds in another order in the last rows.
+        scores += (vectors[rows[start : start + step]] * query.astype(np.float64)).sum(axis=1).tolist()
+    return scores

@@ -229,6 +229,8 @@ def _report_update(arguments: argparse.Namespace, index: "Index", done: "Update"
 
 def search(arguments: argparse.Namespace) -> None:
     """``simmap search``: the most similar images of an index, and where the similarity comes from."""
+    from functools import partial
+
     from simmap.engine.image import load_mask
     from simmap.engine.index import Index
     from simmap.engine.render import write_picture
@@ -247,17 +249,13 @@ def search(arguments: argparse.Namespace) -> None:
     mask = None if arguments.mask is None else load_mask(arguments.mask)
     engine = _engine(arguments, index)
     k, per_class, exclude_self = arguments.k, arguments.per_class, arguments.exclude_self
-    found = run(
-        engine, index, arguments.queries, k, boxes=arguments.region, mask=mask, per_class=per_class,
-        exclude_self=exclude_self,
-    )  # fmt: skip
+    asked = partial(run, engine, index, arguments.queries, k, per_class=per_class, exclude_self=exclude_self)
+    found = asked(boxes=arguments.region, mask=mask) if arguments.queries else []
     if arguments.embedding is not None:
         embeddings = read_embeddings(arguments.embedding)
         index.check_model(engine)
         found += search_embeddings(index, embeddings, k, per_class=per_class, name=arguments.embedding)
-    whole = []
-    if arguments.compare_whole:
-        whole = run(engine, index, arguments.queries, k, per_class=per_class, exclude_self=exclude_self)
+    whole = asked() if arguments.compare_whole else []
     if picture is not None:
         write_picture(picture, render_found(engine, [*whole, *found]), force=arguments.force)
     if arguments.json:

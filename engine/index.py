@@ -186,7 +186,7 @@ class Index:
                 if not (path / MANIFEST).exists():
                     # Not to be written over: a reader may still look at what was here.
                     _remove_stale(path, 0)
-                    model, dimension = engine.model.name, engine.contract.dimension
+                    model, dimension = _absolute(engine.model), engine.contract.dimension
                     _write_manifest(path, _Manifest(SCHEMA, model, identity(engine), dimension, root))
         except OutputError as error:
             raise StoreError(str(error)) from error

@@ -414,10 +414,12 @@ class Index:
                 return
             vectors = np.memmap(stream, "<f4", "r", shape=(new.rows, new.dimension))
         with log.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
             stream.seek(old.log_bytes)
-            text = stream.read(max(min(size, new.log_bytes) - old.log_bytes, 0))
-        if zlib.crc32(text, old.log_crc) != new.log_crc:
+            size = new.log_bytes - old.log_bytes
+            # A damaged manifest may ask for more than there is memory.
+            enough = size >= 0 and new.log_bytes <= os.fstat(stream.fileno()).st_size
+            text = stream.read(size) if enough else b""
+        if not enough or zlib.crc32(text, old.log_crc) != new.log_crc:
             raise StoreError(f"{log}: is damaged; build the index anew")
         try:
             state.replay(text)
@@ -613,8 +615,7 @@ def update(
     gone = {index.id_of(path) for path, _ in skipped} & known.keys()
     if prune:
         # An image from elsewhere has an absolute path for its id.
-        present = {index.id_of(item.path) for item in items}
-        gone |= {name for name in known if name not in present and not Path(name).is_absolute()}
+        gone |= {name for name in known if name not in named and not Path(name).is_absolute()}
     removed = index.delete(sorted(gone))
     return Update(len(todo) - len(refused), kept, removed, tuple(skipped))
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simmap.engine.dataset import find_images
     from simmap.engine.errors import (
         ArtifactError,
         ConfigError,
@@ -17,8 +18,32 @@ if TYPE_CHECKING:
         ImageError,
         OutputError,
         SimmapError,
+        StoreError,
     )
-    from simmap.engine.pipeline import Embedded, Engine, Pair
+    from simmap.engine.figures import class_maps, contrast
+    from simmap.engine.index import Index, update
+    from simmap.engine.pipeline import Embedded, Engine, Pair, Vector
+    from simmap.engine.retrieve import render_found, search, search_embeddings
+
+_MODULES = {
+    "dataset": ("find_images",),
+    "errors": (
+        "ArtifactError",
+        "ConfigError",
+        "DecompositionError",
+        "DeviceError",
+        "ExportError",
+        "ImageError",
+        "OutputError",
+        "SimmapError",
+        "StoreError",
+    ),
+    "figures": ("class_maps", "contrast"),
+    "index": ("Index", "update"),
+    "pipeline": ("Embedded", "Engine", "Pair", "Vector"),
+    "retrieve": ("render_found", "search", "search_embeddings"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ArtifactError",
@@ -29,16 +54,25 @@ __all__ = [
     "Engine",
     "ExportError",
     "ImageError",
+    "Index",
     "OutputError",
     "Pair",
     "SimmapError",
+    "StoreError",
+    "Vector",
+    "class_maps",
+    "contrast",
+    "find_images",
+    "render_found",
+    "search",
+    "search_embeddings",
+    "update",
 ]
 
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        if name not in __all__:
+        if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = "errors" if name.endswith("Error") else "pipeline"
-        return getattr(import_module(f"simmap.engine.{module}"), name)
+        return getattr(import_module(f"simmap.engine.{_MODULE_OF[name]}"), name)

@@ -13,7 +13,6 @@ places. Names, as in the paper:
 Everything here knows neither files nor sessions.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -152,10 +151,28 @@ def similarity_map(parts: Array, embedding: Array, other: Array) -> Array:
     """
     _check_parts(parts, embedding)
     _check_embeddings(embedding, other)
+    return direction_map(parts, embedding, unit(other, name="other embedding"))
+
+
+def direction_map(parts: Array, embedding: Array, direction: Array) -> Array:
+    """``parts_i[x] . d / |e_i|``: what each place of i adds to the inner product of ``u_i`` with d.
+
+    Args:
+        parts, embedding: (H, W, D) and (D,) of image i, as for ``similarity_map``.
+        direction: d (D,) of any length, such as a sum of unit embeddings or a region's query vector, or
+            (n, D) for n maps at once.
+
+    Returns:
+        (H, W), or (n, H, W).
+
+    Raises:
+        DecompositionError: shapes that do not fit, a zero embedding, NaN or infinity.
+    """
+    _check_parts(parts, embedding)
+    _check_embeddings(embedding, direction)
     height, width, dimension = parts.shape
-    direction = unit(other, name="other embedding") / _norm(embedding, "embedding")
-    flat = parts.reshape(height * width, dimension) @ direction.T
-    return np.ascontiguousarray(flat.T).reshape(*other.shape[:-1], height, width)
+    flat = parts.reshape(height * width, dimension) @ (direction / _norm(embedding, "embedding")).T
+    return np.ascontiguousarray(flat.T).reshape(*direction.shape[:-1], height, width)
 
 
 def residual(bias: Array | None, embedding: Array, other: Array) -> float:
@@ -199,34 +216,25 @@ def region_query(parts: Array, embedding: Array, weights: Array) -> Array:
     return np.asarray(weights.reshape(-1).astype(parts.dtype) @ flat / _norm(embedding, "embedding"))
 
 
-def class_maps(parts: Sequence[Array], embeddings: Array) -> list[Array]:
-    """For each of n images the sum of its maps with the other n - 1 (section 4.5), in O(n).
+def class_directions(embeddings: Array) -> Array:
+    """What each of n images of a class is compared with (section 4.5): ``sum over j != i of u_j``.
 
-    A map is linear in ``u_j``, so image i needs one map against ``sum over j != i of u_j``.
+    A map is linear in ``u_j``, so the sum of an image's maps with all others is one map: its
+    ``direction_map`` with this direction. So n images need n maps and not n^2.
 
     Args:
-        parts: n arrays (H, W, D); H and W may differ between images.
         embeddings: (n, D).
 
     Returns:
-        n arrays (H, W).
+        (n, D).
 
     Raises:
-        DecompositionError: as for ``similarity_map``, or fewer than two images.
+        DecompositionError: an embedding without a direction, or fewer than two.
     """
-    if len(parts) != len(embeddings) or len(parts) < 2:
-        raise DecompositionError(
-            f"a class map needs at least two images with one embedding each, got {len(parts)} and "
-            f"{len(embeddings)}"
-        )
+    if embeddings.ndim != 2 or len(embeddings) < 2:
+        raise DecompositionError(f"a class map needs at least two images, got embeddings {embeddings.shape}")
     units = unit(embeddings)
-    others = units.sum(axis=0) - units
-    maps = []
-    for part, embedding, other in zip(parts, embeddings, others, strict=True):
-        _check_parts(part, embedding)
-        direction = other / _norm(embedding, "embedding")
-        maps.append((part.reshape(-1, part.shape[2]) @ direction).reshape(part.shape[:2]))
-    return maps
+    return np.asarray(units.sum(axis=0) - units)
 
 
 def contributions(embedding: Array, other: Array) -> tuple[npt.NDArray[np.intp], Array]:

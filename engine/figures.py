@@ -4,9 +4,11 @@ Class maps are section 4.5 and figure 8 of arXiv 1901.00536, comparisons of chec
 and poolings its figures 5, 6 and 7.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +18,7 @@ from simmap.engine import decompose, render
 from simmap.engine.decompose import Array
 from simmap.engine.errors import ConfigError
 from simmap.engine.image import Photo, Source
-from simmap.engine.pipeline import Embedded, Engine
+from simmap.engine.pipeline import Embedded, Engine, Vector
 from simmap.engine.render import Panel
 
 COLUMNS = 6  # of a grid of class maps
@@ -27,25 +29,41 @@ class ClassMaps:
     """What the images of a class have in common.
 
     Attributes:
-        images: the members as the network sees them.
-        maps: (H, W) of each: the mean of its maps with the other members, less, where there is a
-            contrast, its mean map with the images outside the class.
+        images: the members.
+        maps: (H, W) of each: the mean of its maps with the other members (their sum over n - 1, so that
+            classes of different sizes compare), less, where there is one, its mean map with the outside.
         cohesion: mean cosine of each member with the others, less that with the outside.
         engine: that made them.
         sources: the members' photos.
     """
 
-    images: tuple[Embedded, ...]
+    images: tuple[Vector, ...]
     maps: tuple[Array, ...]
     cohesion: tuple[float, ...]
     engine: Engine
     sources: tuple[Source, ...]
 
+    def order(self) -> list[int]:
+        """The members, the most typical first."""
+        return sorted(range(len(self.images)), key=lambda i: -self.cohesion[i])
+
+    def report(self) -> dict[str, Any]:
+        """What ``simmap class --json`` prints of it, the most typical image first."""
+        return {
+            "images": [
+                {
+                    "path": self.images[i].path,
+                    "cohesion": self.cohesion[i],
+                    "map": self.maps[i].tolist(),
+                }
+                for i in self.order()
+            ]
+        }
+
     def render(self, heading: str = "") -> npt.NDArray[np.uint8]:
         """The members under their maps on one scale, the most typical first; uint8 RGB (h, w, 3)."""
-        order = sorted(range(len(self.images)), key=lambda i: -self.cohesion[i])
         panels = []
-        for i in order:
+        for i in self.order():
             photo, image = self.engine.load(self.sources[i]), self.images[i]
             caption = f"mean {self.cohesion[i]:.3f}"
             title = Path(image.path).name
@@ -73,21 +91,18 @@ def class_maps(engine: Engine, sources: Sequence[Source], *, outside: Array | No
         DecompositionError: fewer than two images.
         ImageError: an image cannot be read, or its embedding is zero or not finite.
     """
-    images = tuple(engine.embed(sources))
+    # Twice through the network, so that of a large class only vectors and maps are kept.
+    images = tuple(engine.vectors(sources))
     embeddings = np.array([image.embedding for image in images])
-    count = len(images) - 1
-    maps = decompose.class_maps([image.parts for image in images], embeddings)
-    units = decompose.unit(embeddings)
-    cohesion = (units @ units.sum(axis=0) - (units * units).sum(axis=1)) / max(count, 1)
-    maps = [values / count for values in maps]
+    directions = decompose.class_directions(embeddings) / (len(images) - 1)
     if outside is not None and len(outside):
-        # The mean of the outside's directions is no direction of length 1: scale its map back.
-        mean = decompose.unit(outside).mean(axis=0)
-        length = float(np.linalg.norm(mean))
-        away = [length * decompose.similarity_map(i.parts, i.embedding, mean) for i in images]
-        maps = [values - other for values, other in zip(maps, away, strict=True)]
-        cohesion = cohesion - units @ mean
-    return ClassMaps(images, tuple(maps), tuple(map(float, cohesion)), engine, tuple(sources))
+        directions = directions - decompose.unit(outside).mean(axis=0)
+    cohesion = (decompose.unit(embeddings) * directions).sum(axis=1)
+    maps = tuple(
+        decompose.direction_map(image.parts, image.embedding, direction)
+        for image, direction in zip(engine.embed(sources), directions, strict=True)
+    )
+    return ClassMaps(images, maps, tuple(cohesion.tolist()), engine, tuple(sources))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +128,7 @@ class Row:
 
     Attributes:
         name: of the model or its training step.
+        engine: with the model.
         query: as this model sees it.
         candidates: in their order.
         correlation: mean correlation of the maps with those of the row before, over the candidates that
@@ -121,6 +137,7 @@ class Row:
     """
 
     name: str
+    engine: Engine
     query: Embedded
     candidates: tuple[Candidate, ...]
     correlation: float | None
@@ -134,12 +151,30 @@ class Contrast:
     Attributes:
         rows: one a model, in order.
         photo: the query.
-        engine: the first model's, for loading and options.
     """
 
     rows: tuple[Row, ...]
     photo: Photo
-    engine: Engine
+
+    def report(self) -> dict[str, Any]:
+        """What ``simmap contrast --json`` prints of it."""
+        return {
+            "query": self.photo.name,
+            "rows": [
+                {
+                    "name": row.name,
+                    "model": str(row.engine.model),
+                    "fingerprint": row.engine.contract.fingerprint,
+                    "recall_at_1": row.recall_at_1,
+                    "correlation": row.correlation,
+                    "candidates": [
+                        {"path": one.image.path, "score": one.score, "maps": [m.tolist() for m in one.maps]}
+                        for one in row.candidates
+                    ],
+                }
+                for row in self.rows
+            ],
+        }
 
     def render(self) -> npt.NDArray[np.uint8]:
         """A row a model: the query and each candidate under their maps, the numbers above them.
@@ -151,7 +186,7 @@ class Contrast:
         for row in self.rows:
             panels = []
             for candidate in row.candidates:
-                photo = self.engine.load(candidate.source)
+                photo = row.engine.load(candidate.source)
                 name = Path(candidate.image.path).name
                 score = f"cosine {candidate.score:.3f}"
                 panels.append(Panel(self.photo.pixels, candidate.maps[0], row.query.geometry, title="query"))
@@ -167,7 +202,7 @@ class Contrast:
                 facts.append(f"maps correlate {row.correlation:.3f} with the row above")
             rows.append(panels)
             titles.append("   ".join(facts))
-        options = self.engine.options
+        options = self.rows[0].engine.options
         side = max(120, min(options.panel_height, 1800 // max(len(rows[0]), 1)))
         return render.grid(
             rows,
@@ -184,7 +219,7 @@ def contrast(
     candidates: Sequence[Source],
     *,
     names: Sequence[str] | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
     k: int | None = None,
 ) -> Contrast:
     """One query under several models.
@@ -209,24 +244,30 @@ def contrast(
         raise ConfigError(f"there are {len(names)} names for {len(engines)} models; give one each")
     if labels is not None and len(labels) != len(candidates):
         raise ConfigError(f"there are {len(labels)} labels for {len(candidates)} images; give one each")
+    photo = engines[0].load(query)
+    own = _file_of(query)
     rows: list[Row] = []
     for engine, name in zip(engines, names, strict=True):
-        (asked,) = engine.embed([query])
-        embeddings = np.array([image.embedding for image in engine.embed(candidates)])
-        units = decompose.unit(embeddings)
+        (asked,) = engine.embed([photo])
+        units = decompose.unit(np.array([vector.embedding for vector in engine.vectors(candidates)]))
         scores = units @ decompose.unit(asked.embedding)
-        shown = range(len(candidates)) if k is None else np.argsort(-scores, kind="stable")[:k].tolist()
-        chosen = [candidates[i] for i in shown]
-        found = [
-            Candidate(
-                image, float(scores[i]), (asked.map_against(image), image.map_against(asked)), candidates[i]
-            )
-            for i, image in zip(shown, engine.embed(chosen), strict=True)
-        ]
+        shown = list(range(len(candidates)))
+        if k is not None:
+            # A query in the folder is no answer to itself.
+            others = [i for i in shown if own is None or _file_of(candidates[i]) != own]
+            shown = sorted(others, key=lambda i: -scores[i])[:k]
+        found = []
+        for i, image in zip(shown, engine.embed([candidates[i] for i in shown]), strict=True):
+            maps = asked.map_against(image), image.map_against(asked)
+            found.append(Candidate(image, float(scores[i]), maps, candidates[i]))
         correlation = _correlation(rows[-1].candidates, found) if rows else None
         recall = None if labels is None else _recall_at_1(units, labels)
-        rows.append(Row(name, asked, tuple(found), correlation, recall))
-    return Contrast(tuple(rows), engines[0].load(query), engines[0])
+        rows.append(Row(name, engine, asked, tuple(found), correlation, recall))
+    return Contrast(tuple(rows), photo)
+
+
+def _file_of(source: Source) -> Path | None:
+    return Path(source).resolve() if isinstance(source, str | Path) else None
 
 
 def map_correlation(first: Array, second: Array) -> float:
@@ -252,11 +293,13 @@ def _correlation(before: Sequence[Candidate], after: Sequence[Candidate]) -> flo
     return float(np.mean(found)) if found else None
 
 
-def _recall_at_1(units: Array, labels: Sequence[str]) -> float | None:
+def _recall_at_1(units: Array, labels: Sequence[str | None]) -> float | None:
     """Share of the images whose nearest other image has their label; None if no label comes twice."""
-    names = np.array(labels)
-    scores = units @ units.T
-    np.fill_diagonal(scores, -np.inf)
-    asked = np.array([(names == name).sum() > 1 for name in names])
-    right = names[scores.argmax(axis=1)] == names
-    return float(right[asked].mean()) if asked.any() else None
+    counts = Counter(label for label in labels if label is not None)
+    asked = [i for i, label in enumerate(labels) if label is not None and counts[label] > 1]
+    right = 0
+    for i in asked:
+        scores = units @ units[i]
+        scores[i] = -np.inf
+        right += labels[int(scores.argmax())] == labels[i]
+    return right / len(asked) if asked else None

@@ -227,8 +227,6 @@ def _block(engine: Engine, found: Found, hits: Sequence[Hit]) -> tuple[list[Pane
         (query,) = engine.embed([photo])
         above.append(Panel(photo.pixels, None, query.geometry, title="query", boxes=outlines))
         below.append(Panel(np.full_like(photo.pixels, 255)))
-    # Not normalised, so that a result's map sums to the score, or to the region's.
-    length = float(np.linalg.norm(found.direction))
     for hit in hits:
         title = f"{hit.rank}. {hit.label or Path(hit.path).name}"
         score = f"cosine {hit.score:.3f}"
@@ -250,7 +248,7 @@ def _block(engine: Engine, found: Found, hits: Sequence[Hit]) -> tuple[list[Pane
             above.append(
                 Panel(photo.pixels, asked, query.geometry, title=title, caption=score, boxes=outlines)
             )
-        answer = decompose.similarity_map(image.parts, image.embedding, found.direction) * length
+        answer = decompose.direction_map(image.parts, image.embedding, found.direction)
         name = Path(hit.path).name
         if photo is None:
             below.append(Panel(shown.pixels, answer, image.geometry, title=title, caption=score))

@@ -242,8 +242,8 @@ def test_class_maps_equal_the_double_loop() -> None:
     alphas = [rng.random((5, h, w)).astype(np.float32) for h, w in ((2, 3), (4, 4), (1, 6), (3, 3))]
     parts = [decompose.alpha_hat(a, "max") for a in alphas]
     embeddings = np.array([decompose.pool(a, "max") for a in alphas])
-    found = decompose.class_maps(parts, embeddings)
-    for i, values in enumerate(found):
+    for i, direction in enumerate(decompose.class_directions(embeddings)):
+        values = decompose.direction_map(parts[i], embeddings[i], direction)
         expected = sum(
             decompose.similarity_map(parts[i], embeddings[i], embeddings[j]) for j in range(4) if j != i
         )
@@ -299,7 +299,7 @@ E3, P3 = np.ones(3), np.ones((2, 2, 3))
         (lambda: decompose.region_query(P3, E3, np.full((2, 2), 1.5)), "between 0 and 1"),
         (lambda: decompose.point_map(P3, E3, P3, E3, 2, 0), r"\(2, 0\) is outside the map of 2 x 2"),
         (lambda: decompose.point_map(P3, E3, P3, E3, 0, -1), "outside the map"),
-        (lambda: decompose.class_maps([P3], E3[None]), "at least two images"),
+        (lambda: decompose.class_directions(E3[None]), "at least two images"),
     ],
 )
 def test_what_cannot_be_decomposed_is_refused_by_name(call: Any, told: str) -> None:

@@ -210,6 +210,21 @@ def test_given_scale_makes_pictures_comparable() -> None:
     np.testing.assert_array_equal(grid([[shown]])[place], colour_of(0.1, 0.1))
 
 
+def test_rows_of_one_scale_share_it_and_each_scale_has_its_legend() -> None:
+    low, high = np.full((7, 7), 0.01), np.full((7, 7), 0.04)
+    rows = [[panel(plain(360, 360, 120), values)] for values in (low, high, low)]
+    one = grid(rows)
+    named = grid(rows, row_scales=["whole", "whole", "region"])
+    top, left, pitch = render.MARGIN + 100, render.MARGIN + 100, 360 + render.ROW_GAP
+    colours = [named[top + i * pitch, left] for i in range(3)]
+    np.testing.assert_array_equal(colours[0], one[top, left])
+    np.testing.assert_array_equal(colours[1], one[top + pitch, left])
+    # The third row is drawn by its own largest value, as the second is by its.
+    np.testing.assert_array_equal(colours[2], colours[1])
+    assert len(named) > len(one)
+    np.testing.assert_array_equal(grid(rows, row_scales=["", "", ""]), one)
+
+
 def test_legend_has_a_cool_half_only_where_something_speaks_against() -> None:
     def cool(values: Array) -> bool:
         legend = grid([[panel(plain(90, 90), values)]])[render.MARGIN + 361 :].astype(int)

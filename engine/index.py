@@ -37,7 +37,7 @@ from simmap.engine.pipeline import Engine
 
 SCHEMA = 1
 MANIFEST = "index.json"
-CHUNK = 1 << 26  # bytes of vectors that are scored or copied at a time
+CHUNK = 1 << 27  # bytes of vectors that are scored or copied at a time
 QUERIES = 256  # that are scored at a time
 COMMIT_ROWS, COMMIT_SECONDS = 256, 2.0  # of embedding between two writes of a build
 COMPACT_ROWS = 1024  # dead rows that are never worth a copy of the live ones
@@ -712,20 +712,27 @@ def _candidates(
 ) -> list[npt.NDArray[np.intp]]:
     """Rows that are among the ``k`` best of each query, however float32 products are rounded."""
     count, dimension = queries.shape
-    # A sum of D float32 products is off by at most D 2^-24 |q| |v| (Higham, Accuracy and Stability of
-    # Numerical Algorithms, eq. 3.5); the k-th best and another may be off in opposite ways.
-    margin = 2.01 * dimension * 2.0**-24 * np.linalg.norm(queries.astype(np.float64), axis=1)
-    floor = np.full(count, -np.inf)
+    # A sum of D float32 products is off by at most g |q| |v|, g = D u / (1 - D u), u = 2^-24 (Higham,
+    # Accuracy and Stability of Numerical Algorithms, eq. 3.5). The k-th best and another may be off in
+    # opposite ways; two more terms are for the rounding of the floor itself.
+    u = (dimension + 2) * 2.0**-24
+    margin = 2 * u / (1 - u) * np.linalg.norm(queries.astype(np.float64), axis=1)
+    floor = np.full(count, np.finfo(np.float32).min)
     scores = [np.empty(0, np.float32)] * count
     rows = [np.empty(0, np.intp)] * count
     step = max(1, CHUNK // (4 * dimension))
     for start in range(0, len(vectors), step):
         block = queries @ vectors[start : start + step].T
-        block[:, hidden[start : start + step]] = np.nan  # compares as false
-        for at, found in enumerate(block):
-            above = np.flatnonzero(found >= floor[at])
-            scores[at] = np.concatenate([scores[at], found[above]])
-            rows[at] = np.concatenate([rows[at], above + start])
+        block[:, hidden[start : start + step]] = -np.inf
+        if start == 0 and block.shape[1] > 128 * k:
+            # A few of the first rows set a floor that spares sorting most of the others.
+            few = np.partition(block[:, : 128 * k], -k, axis=1)[:, -k]
+            floor = np.maximum(floor, (few - margin).astype(np.float32))
+        above = block >= floor[:, None]
+        for at in np.flatnonzero(above.any(axis=1)):
+            found = np.flatnonzero(above[at])
+            scores[at] = np.concatenate([scores[at], block[at, found]])
+            rows[at] = np.concatenate([rows[at], found + start])
             if len(scores[at]) > k:
                 floor[at] = np.partition(scores[at], -k)[-k] - margin[at]
                 keep = scores[at] >= floor[at]

@@ -365,6 +365,90 @@ def contrast(arguments: argparse.Namespace) -> None:
     print(f"picture {picture}")
 
 
+def contribution(arguments: argparse.Namespace) -> None:
+    """``simmap contribution``: how many features make a score."""
+    from simmap.engine.curves import check_plot, contribution_curve
+    from simmap.engine.dataset import find_images, read_pairs, sample_pairs
+
+    if (arguments.pairs_file is None) == (arguments.folder is None):
+        arguments.usage("give PAIRS.csv or --folder")
+    picture = check_plot(arguments.output, force=arguments.force)
+    if arguments.folder is None:
+        pairs = read_pairs(arguments.pairs_file)
+    else:
+        items = find_images(arguments.folder, arguments.labels)
+        pairs = sample_pairs(items, arguments.pairs, seed=arguments.seed)
+    curve = contribution_curve(_engine(arguments), pairs)
+    curve.draw(picture, force=arguments.force)
+    if arguments.json:
+        _print_json({**curve.report(), "picture": str(picture)})
+        return
+    k = min(10, len(curve.mean))
+    low, high = curve.low[k - 1], curve.high[k - 1]
+    print(f"pairs              {len(curve.pairs)}, mean score {curve.scores.mean():.4f}")
+    if curve.left_out:
+        print(f"left out           {curve.left_out} pairs of hardly any similarity")
+    print(f"{k} of {len(curve.mean)} features give {curve.mean[k - 1]:.1%} of the score")
+    print(f"80% of the pairs   between {low:.1%} and {high:.1%}")
+    print(f"picture            {picture}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """``simmap evaluate``: retrieval, agreement of two models, faithfulness of the maps."""
+    import numpy as np
+
+    from simmap.engine.curves import check_plot, faithfulness
+    from simmap.engine.dataset import find_images, sample_pairs
+    from simmap.engine.evaluate import agreement, retrieval
+    from simmap.engine.pipeline import Engine
+
+    if (arguments.output is not None) > arguments.faithfulness:
+        arguments.usage("-o is the curve of --faithfulness")
+    picture = None
+    if arguments.output is not None:
+        picture = check_plot(arguments.output, force=arguments.force)
+    items = find_images(arguments.folder, arguments.labels)
+    paths, labels = [item.path for item in items], [item.label for item in items]
+    engine = _engine(arguments)
+    engines = [engine]
+    if arguments.against is not None:
+        given = {"model": arguments.against, "device": engine.options.device}
+        other = Engine(**given)
+        if arguments.config is not None:
+            other = Engine.from_config(arguments.config, **given)
+        engines.append(other)
+    report: dict[str, Any] = {"folder": str(arguments.folder), "models": []}
+    for one in engines:
+        vectors = np.array([vector.embedding for vector in one.vectors(paths)])
+        figures = retrieval(vectors, labels).report()
+        report["models"].append({"model": str(one.model), "device": one.device, **figures})
+    if arguments.against is not None:
+        compared = agreement(engine, other, paths, pairs=arguments.pairs, seed=arguments.seed)
+        report["agreement"] = compared.report()
+    if arguments.faithfulness:
+        pairs = sample_pairs(items, arguments.pairs, seed=arguments.seed)
+        curves = faithfulness(engine, pairs, seed=arguments.seed)
+        report["faithfulness"] = curves.report()
+        if picture is not None:
+            curves.draw(picture, force=arguments.force)
+            report["picture"] = str(picture)
+    if arguments.json:
+        _print_json(report)
+        return
+    for one in report["models"]:
+        print(f"{one['model']}: {one['queries']} queries of {one['classes']} classes, {one['images']} images")
+        for name in ("recall_at_1", "recall_at_5", "map_at_r"):
+            print(f"  {name:32} {one[name]:.4f}")
+    for name, value in report.get("agreement", {}).items():
+        print(f"  {name:32} {value:.6g}")
+    for kind in ("deletion", "insertion") if arguments.faithfulness else ():
+        for order in ("map", "norm", "random"):
+            area = report["faithfulness"][kind][order]
+            print(f"  {kind} area, {order:20} {area['area']:.4f} +- {area['standard_deviation']:.4f}")
+    if picture is not None:
+        print(f"picture {picture}")
+
+
 def inspect(arguments: argparse.Namespace) -> None:
     """``simmap inspect``: the whole contract of an artifact."""
     from dataclasses import asdict
@@ -535,6 +619,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(commands)
     _add_class(commands)
     _add_contrast(commands)
+    _add_contribution(commands)
+    _add_evaluate(commands)
     _add_inspect(commands)
     _add_export(commands)
     return parser
@@ -698,6 +784,44 @@ def _add_contrast(commands: Any) -> None:
     _add_output(parser, "picture to write", required=True)
     parser.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")
     parser.add_argument("--config", help="YAML file of engine options, see configs/engine.yaml")
+
+
+def _add_contribution(commands: Any) -> None:
+    parser = _add(
+        commands,
+        contribution,
+        "How much of the score of similar images the largest features give.",
+        "simmap contribution --folder photos --pairs 1000 -o curve.png",
+    )
+    parser.add_argument("pairs_file", nargs="?", metavar="PAIRS.csv", help="columns a,b: two images a line")
+    parser.add_argument("--folder", metavar="FOLDER", help="sample pairs of one class from it instead")
+    _add_sample(parser, 1000)
+    _add_labels(parser)
+    _add_output(parser, "curve to write: PNG, SVG or PDF", required=True)
+    _add_engine_options(parser)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add(
+        commands,
+        evaluate,
+        "How well a model retrieves; whether another may take its place; whether its maps are true to it.",
+        "simmap evaluate photos --model full.onnx --against small.onnx",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="labelled images: a sub-folder a class")
+    parser.add_argument("--against", metavar="M.onnx", help="a model that may take the first one's place")
+    parser.add_argument(
+        "--faithfulness", action="store_true", help="blur and restore places in the order of the map"
+    )
+    _add_sample(parser, 50)
+    _add_labels(parser)
+    _add_output(parser, "curve of --faithfulness: PNG, SVG or PDF", required=False)
+    _add_engine_options(parser)
+
+
+def _add_sample(parser: argparse.ArgumentParser, count: int) -> None:
+    parser.add_argument("--pairs", type=_count, default=count, help=f"pairs to sample (default: {count})")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
 
 
 def _add_inspect(commands: Any) -> None:

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simmap.engine.dataset import find_images
+    from simmap.engine.curves import contribution_curve, faithfulness
+    from simmap.engine.dataset import find_images, read_pairs, sample_pairs
     from simmap.engine.errors import (
         ArtifactError,
         ConfigError,
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
         SimmapError,
         StoreError,
     )
+    from simmap.engine.evaluate import agreement, retrieval
     from simmap.engine.figures import class_maps, contrast
     from simmap.engine.index import Index, update
     from simmap.engine.pipeline import Embedded, Engine, Pair, Vector
     from simmap.engine.retrieve import render_found, search, search_embeddings
 
 _MODULES = {
-    "dataset": ("find_images",),
+    "curves": ("contribution_curve", "faithfulness"),
+    "dataset": ("find_images", "read_pairs", "sample_pairs"),
     "errors": (
         "ArtifactError",
         "ConfigError",
@@ -38,6 +41,7 @@ _MODULES = {
         "SimmapError",
         "StoreError",
     ),
+    "evaluate": ("agreement", "retrieval"),
     "figures": ("class_maps", "contrast"),
     "index": ("Index", "update"),
     "pipeline": ("Embedded", "Engine", "Pair", "Vector"),
@@ -60,10 +64,16 @@ __all__ = [
     "SimmapError",
     "StoreError",
     "Vector",
+    "agreement",
     "class_maps",
     "contrast",
+    "contribution_curve",
+    "faithfulness",
     "find_images",
+    "read_pairs",
     "render_found",
+    "retrieval",
+    "sample_pairs",
     "search",
     "search_embeddings",
     "update",

@@ -4,19 +4,19 @@ Class maps are section 4.5 and figure 8 of arXiv 1901.00536, comparisons of chec
 and poolings its figures 5, 6 and 7.
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from simmap.engine import decompose, render
 from simmap.engine.decompose import Array
 from simmap.engine.errors import ConfigError
+from simmap.engine.evaluate import map_correlation, retrieval
 from simmap.engine.image import Photo, Source
 from simmap.engine.pipeline import Embedded, Engine, Vector
 from simmap.engine.render import Panel
@@ -261,25 +261,17 @@ def contrast(
             maps = asked.map_against(image), image.map_against(asked)
             found.append(Candidate(image, float(scores[i]), maps, candidates[i]))
         correlation = _correlation(rows[-1].candidates, found) if rows else None
-        recall = None if labels is None else _recall_at_1(units, labels)
+        recall = None
+        if labels is not None:
+            # Without two images of one class nothing can be retrieved, but a contrast can be seen.
+            with suppress(ConfigError):
+                recall = retrieval(units, labels).recall_at_1
         rows.append(Row(name, engine, asked, tuple(found), correlation, recall))
     return Contrast(tuple(rows), photo)
 
 
 def _file_of(source: Source) -> Path | None:
     return Path(source).resolve() if isinstance(source, str | Path) else None
-
-
-def map_correlation(first: Array, second: Array) -> float:
-    """Pearson correlation of two maps, the coarser one scaled up bilinearly; 0 for a flat map."""
-    height, width = max(first.shape[0], second.shape[0]), max(first.shape[1], second.shape[1])
-    a, b = (
-        np.asarray(cv2.resize(m.astype(np.float64), (width, height), interpolation=cv2.INTER_LINEAR)).ravel()
-        for m in (first, second)
-    )
-    if a.std() == 0 or b.std() == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _correlation(before: Sequence[Candidate], after: Sequence[Candidate]) -> float | None:
@@ -291,15 +283,3 @@ def _correlation(before: Sequence[Candidate], after: Sequence[Candidate]) -> flo
         for one, other in zip(known[candidate.image.path].maps, candidate.maps, strict=True)
     ]
     return float(np.mean(found)) if found else None
-
-
-def _recall_at_1(units: Array, labels: Sequence[str | None]) -> float | None:
-    """Share of the images whose nearest other image has their label; None if no label comes twice."""
-    counts = Counter(label for label in labels if label is not None)
-    asked = [i for i, label in enumerate(labels) if label is not None and counts[label] > 1]
-    right = 0
-    for i in asked:
-        scores = units @ units[i]
-        scores[i] = -np.inf
-        right += labels[int(scores.argmax())] == labels[i]
-    return right / len(asked) if asked else None

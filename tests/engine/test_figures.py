@@ -10,7 +10,8 @@ import pytest
 from common import ARTIFACTS, MODEL, PHOTOS, SAMPLES
 from simmap.engine import Engine
 from simmap.engine.errors import ConfigError, DecompositionError, ImageError
-from simmap.engine.figures import class_maps, contrast, map_correlation
+from simmap.engine.evaluate import map_correlation
+from simmap.engine.figures import class_maps, contrast
 
 NAMES = ("avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "letterbox_bgr", "crop", "shipped")
 FILES = [*sorted(PHOTOS.glob("*.jpg")), *sorted(SAMPLES.glob("*.jpg")), SAMPLES / "box.png"]

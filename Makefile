@@ -17,7 +17,7 @@ test: $(VENV)/.dev
 # The engine's tests in an environment without torch, onnx or anything else of export's.
 test-runtime: $(RUNTIME)/.runtime
 	$(RUNTIME)/bin/python $(PIP) pytest hypothesis
-	$(RUNTIME)/bin/python -m pytest tests/engine tests/test_cli.py
+	$(RUNTIME)/bin/python -m pytest tests/engine tests/test_cli.py tests/test_cli_index.py
 
 check: lint types test
 

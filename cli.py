@@ -120,20 +120,20 @@ def _save_maps(pair: Any, path: Path, cell: tuple[int, int] | None, *, force: bo
 def index_build(arguments: argparse.Namespace) -> None:
     """``simmap index build``: an index of a folder, made or brought up to date."""
     from simmap.engine.dataset import find_images
-    from simmap.engine.index import Index, update
+    from simmap.engine.index import Index, update_index
 
     items = find_images(arguments.folder, arguments.labels)
     engine = _engine(arguments)
     index = Index.create(arguments.output, engine, arguments.folder)
     with _progress("images") as tell:
-        done = update(index, engine, items, prune=True, strict=arguments.strict, on_progress=tell)
+        done = update_index(index, engine, items, prune=True, strict=arguments.strict, on_progress=tell)
     _report_update(arguments, index, done)
 
 
 def index_add(arguments: argparse.Namespace) -> None:
     """``simmap index add``: more images, or changed ones."""
     from simmap.engine.dataset import Item, find_images
-    from simmap.engine.index import Index, update
+    from simmap.engine.index import Index, update_index
 
     index = Index(arguments.index)
     items = []
@@ -143,7 +143,7 @@ def index_add(arguments: argparse.Namespace) -> None:
         items = [Item(item.path, arguments.label) for item in items]
     engine = _engine(arguments, index)
     with _progress("images") as tell:
-        done = update(index, engine, items, strict=arguments.strict, on_progress=tell)
+        done = update_index(index, engine, items, strict=arguments.strict, on_progress=tell)
     _report_update(arguments, index, done)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from simmap.engine.evaluate import agreement, retrieval
     from simmap.engine.figures import class_maps, contrast
-    from simmap.engine.index import Index, update
+    from simmap.engine.index import Index, update_index
     from simmap.engine.pipeline import Embedded, Engine, Pair, Vector
     from simmap.engine.retrieve import render_found, search, search_embeddings
 
@@ -43,7 +43,7 @@ _MODULES = {
     ),
     "evaluate": ("agreement", "retrieval"),
     "figures": ("class_maps", "contrast"),
-    "index": ("Index", "update"),
+    "index": ("Index", "update_index"),
     "pipeline": ("Embedded", "Engine", "Pair", "Vector"),
     "retrieve": ("render_found", "search", "search_embeddings"),
 }
@@ -76,7 +76,7 @@ __all__ = [
     "sample_pairs",
     "search",
     "search_embeddings",
-    "update",
+    "update_index",
 ]
 
 

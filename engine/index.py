@@ -508,7 +508,7 @@ def _short(name: str) -> str:
 
 @dataclass(frozen=True)
 class Update:
-    """What ``update`` did.
+    """What ``update_index`` did.
 
     Attributes:
         added: images embedded and written, changed ones among them.
@@ -523,7 +523,7 @@ class Update:
     skipped: tuple[tuple[str, str], ...]
 
 
-def update(
+def update_index(
     index: Index,
     engine: Engine,
     items: Sequence[Item],

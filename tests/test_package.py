@@ -32,6 +32,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+def test_every_name_of_the_engine_can_be_imported() -> None:
+    from simmap import engine
+
+    for name in engine.__all__:
+        assert getattr(engine, name).__module__.startswith("simmap.engine")
+
+
 def test_the_wheel_puts_one_name_in_site_packages(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}

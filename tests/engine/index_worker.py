@@ -22,7 +22,7 @@ import numpy as np
 
 from simmap.engine import Engine, SimmapError, index
 from simmap.engine.dataset import find_images
-from simmap.engine.index import Entry, Index, update
+from simmap.engine.index import Entry, Index, update_index
 
 Say = Callable[[object], None]
 
@@ -32,7 +32,7 @@ def build(say: Say, path: str, model: str, photos: str) -> None:
     index.COMMIT_ROWS = 4
     engine = Engine(model, device="cpu", threads=1)
     target = Index.create(path, engine, photos)
-    update(target, engine, find_images(photos), on_progress=lambda done, total: say(done))
+    update_index(target, engine, find_images(photos), on_progress=lambda done, total: say(done))
     say("built")
 
 

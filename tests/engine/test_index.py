@@ -23,7 +23,7 @@ from common import ARTIFACTS
 from simmap.engine import Engine, ImageError, index
 from simmap.engine.dataset import Item, find_images
 from simmap.engine.errors import DecompositionError, StoreError
-from simmap.engine.index import Entry, Index, identity, update
+from simmap.engine.index import Entry, Index, identity, update_index
 
 ENGINE = Engine(ARTIFACTS / "avg.onnx", device="cpu", threads=1)
 D = ENGINE.contract.dimension
@@ -466,7 +466,7 @@ def test_an_index_of_another_root_is_refused(made: Index, tmp_path: Path) -> Non
 
 def test_another_model_or_size_is_refused(made: Index, tmp_path: Path) -> None:
     other = Engine(ARTIFACTS / "crop.onnx", device="cpu")
-    for use in (lambda: Index.create(made.path, other, tmp_path), lambda: update(made, other, [])):
+    for use in (lambda: Index.create(made.path, other, tmp_path), lambda: update_index(made, other, [])):
         with pytest.raises(StoreError, match=r"was built by another model, .*avg\.onnx .*crop\.onnx"):
             use()
     own, large, same = (
@@ -652,7 +652,7 @@ def test_a_compaction_without_room_is_put_off(disk: Path, tmp_path: Path, monkey
 
 def build(path: Path, photos: Path, **options: Any) -> tuple[Index, index.Update]:
     target = Index.create(path, ENGINE, photos)
-    return target, update(target, ENGINE, find_images(photos), **options)
+    return target, update_index(target, ENGINE, find_images(photos), **options)
 
 
 def test_an_update_embeds_what_is_new_or_changed(tmp_path: Path, photos: Path) -> None:
@@ -689,8 +689,8 @@ def test_an_update_embeds_what_is_new_or_changed(tmp_path: Path, photos: Path) -
     assert held["class0/00.png"][1] == first["class0/00.png"][1]
     # What cannot be read any more goes; what is gone goes only where it is asked for.
     mended.write_bytes(b"no image")
-    assert update(target, ENGINE, find_images(photos)).removed == 1
-    assert update(target, ENGINE, find_images(photos), prune=True).removed == 1
+    assert update_index(target, ENGINE, find_images(photos)).removed == 1
+    assert update_index(target, ENGINE, find_images(photos), prune=True).removed == 1
     assert content(target).keys() == first.keys() - {"class2/02.png"}
     assert held["class1/01.png"][0].height == 30 and held["class1/01.png"][1] != first["class1/01.png"][1]
 
@@ -699,7 +699,7 @@ def test_an_image_of_another_class_keeps_its_vector(tmp_path: Path, photos: Path
     target, _ = build(tmp_path / "index", photos)
     before = content(target)
     items = [Item(item.path, "new") for item in find_images(photos)]
-    done = update(target, ENGINE, [*items, Item(os.path.relpath(items[0].path), "new")])
+    done = update_index(target, ENGINE, [*items, Item(os.path.relpath(items[0].path), "new")])
     assert (done.added, done.kept) == (0, 60)
     expected = {name: (e._replace(label="new"), v) for name, (e, v) in before.items()}
     assert content(Index(target.path)) == expected
@@ -715,7 +715,7 @@ def test_strict_stops_at_what_cannot_be_embedded_and_keeps_what_was_done(
     bad = next(at for at, item in enumerate(images) if item.path.endswith("30.jpg"))
     assert [str(photos / name) for name in held] == [item.path for item in images[:bad]]
     with pytest.raises(ImageError, match=r"gone\.png: cannot be read"):
-        update(Index(tmp_path / "index"), ENGINE, [Item(str(photos / "gone.png"))], strict=True)
+        update_index(Index(tmp_path / "index"), ENGINE, [Item(str(photos / "gone.png"))], strict=True)
 
 
 def test_an_interrupt_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypatch: Any) -> None:
@@ -737,7 +737,9 @@ def test_an_image_elsewhere_has_its_absolute_path_for_an_id(tmp_path: Path, phot
     target, _ = build(tmp_path / "index", photos)
     elsewhere = tmp_path / "one.png"
     shutil.copy(photos / "class0" / "00.png", elsewhere)
-    done = update(target, ENGINE, [Item(str(elsewhere)), Item(str(tmp_path / "photos" / ".." / "one.png"))])
+    done = update_index(
+        target, ENGINE, [Item(str(elsewhere)), Item(str(tmp_path / "photos" / ".." / "one.png"))]
+    )
     assert done.added == 1 and len(target) == 61
     (first, _), (second, _) = target.search(target.get([str(elsewhere)])[1], 2)[0]
     assert [first, second] == sorted([str(elsewhere), "class0/00.png"])

@@ -13,7 +13,7 @@ from simmap.engine import Engine
 from simmap.engine.dataset import find_images
 from simmap.engine.errors import ConfigError, DecompositionError, ImageError, StoreError
 from simmap.engine.image import load_mask, region_weights
-from simmap.engine.index import Index, update
+from simmap.engine.index import Index, update_index
 from simmap.engine.pipeline import Embedded
 from simmap.engine.retrieve import Found, read_embeddings, render_found, search, search_embeddings
 
@@ -66,7 +66,7 @@ def database(
 ) -> tuple[Engine, Index]:
     engine = opened(request.param)
     index = Index.create(tmp_path_factory.mktemp("index") / "index", engine, folder)
-    update(index, engine, find_images(folder))
+    update_index(index, engine, find_images(folder))
     return engine, index
 
 
@@ -142,7 +142,7 @@ def test_the_whole_photo_as_a_region_is_the_whole_image_search(
 def shipped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Index]:
     engine = Engine(device="cpu")
     index = Index.create(tmp_path_factory.mktemp("shipped") / "index", engine, folder)
-    update(index, engine, find_images(folder))
+    update_index(index, engine, find_images(folder))
     return engine, index
 
 
@@ -250,7 +250,7 @@ def test_a_result_that_has_gone_is_said_to_be_and_the_rest_is_drawn(folder: Path
     engine = opened("avg")
     shutil.copytree(folder / "house", tmp_path / "house")
     index = Index.create(tmp_path / "index", engine, tmp_path / "house")
-    update(index, engine, find_images(tmp_path / "house"))
+    update_index(index, engine, find_images(tmp_path / "house"))
     query = tmp_path / "house" / "home.jpg"
     found = search(engine, index, [query], 3, exclude_self=True)
     whole = render_found(engine, found)
@@ -304,6 +304,6 @@ def test_what_cannot_be_searched_for_is_told(
     with pytest.raises(ConfigError, match=r"words\.npy: must hold one array of floats"):
         read_embeddings(tmp_path / "words.npy")
     flat = Index.create(tmp_path / "index", engine, folder / "house")
-    update(flat, engine, find_images(folder / "house"))
+    update_index(flat, engine, find_images(folder / "house"))
     with pytest.raises(StoreError, match="the index has no labels"):
         search(engine, flat, [query], per_class=True)

@@ -1,0 +1,123 @@
+"""Retrieval against a double loop, agreement of models with themselves and with others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import ARTIFACTS, MODEL, PHOTOS, SAMPLES
+from simmap.engine import Engine
+from simmap.engine.errors import ConfigError
+from simmap.engine.evaluate import agreement, map_correlation, retrieval
+
+FILES = [*sorted(PHOTOS.glob("*.jpg")), *sorted(SAMPLES.glob("*.*g"))]
+
+
+def naive(embeddings: np.ndarray, labels: list[str | None]) -> tuple[float, float, float] | None:
+    """Every query by itself, every other image by its cosine in float64."""
+    first, fifth, average = [], [], []
+    for i, label in enumerate(labels):
+        relevant = [j for j in range(len(labels)) if j != i and labels[j] == label]
+        if label is None or not relevant:
+            continue
+        scores = {}
+        for j, other in enumerate(embeddings):
+            if j != i:
+                a, b = embeddings[i].astype(np.float64), other.astype(np.float64)
+                scores[j] = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+        ranked = sorted(scores, key=lambda j: (-round(scores[j], 6), j))
+        right = [labels[j] == label for j in ranked]
+        first.append(right[0])
+        fifth.append(any(right[:5]))
+        total = 0.0
+        for place in range(len(relevant)):
+            if right[place]:
+                total += sum(right[: place + 1]) / (place + 1)
+        average.append(total / len(relevant))
+    if not first:
+        return None
+    return float(np.mean(first)), float(np.mean(fifth)), float(np.mean(average))
+
+
+@given(
+    labels=st.lists(st.sampled_from(["a", "b", "c", None]), min_size=2, max_size=30),
+    seed=st.integers(0, 999),
+    repeated=st.booleans(),
+)
+def test_retrieval_equals_the_double_loop(labels: list[str | None], seed: int, repeated: bool) -> None:
+    # Few directions along the axes: equal scores are common, and exact.
+    rng = np.random.default_rng(seed)
+    embeddings = rng.normal(size=(len(labels), 6)).astype(np.float32)
+    if repeated:
+        embeddings = 2 * np.eye(6, dtype=np.float32)[rng.integers(0, 4, len(labels))]
+    expected = naive(embeddings, labels)
+    if expected is None:
+        with pytest.raises(ConfigError, match="no class has two images"):
+            retrieval(embeddings, labels)
+        return
+    found = retrieval(embeddings, labels)
+    assert (found.recall_at_1, found.recall_at_5, found.map_at_r) == pytest.approx(expected, abs=1e-9)
+
+
+def test_mean_average_precision_at_r_by_hand() -> None:
+    # The query at angle 0 ranks b, a, b, a: with R = 2 only the second of the first two is right.
+    angles = np.radians([0, 5, 10, 20, 40])
+    embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found = retrieval(embeddings, ["a", "b", "a", "b", "a"])
+    # By query: 0 -> [b a] 1/4; 5 -> [a a][b] 0; 10 -> [b a] 1/4 or by distance 5 then 0 and 20;
+    expected = naive(embeddings, ["a", "b", "a", "b", "a"])
+    assert found.map_at_r == pytest.approx(expected[2] if expected else -1)
+    assert found.recall_at_1 == 0 and found.recall_at_5 == 1
+    assert (found.queries, found.classes, found.images) == (5, 2, 5)
+
+
+def test_many_images_are_ranked_in_blocks() -> None:
+    rng = np.random.default_rng(3)
+    labels: list[str | None] = [str(i % 40) for i in range(600)]
+    embeddings = rng.normal(size=(600, 8)).astype(np.float32)
+    found = retrieval(embeddings, labels)
+    expected = naive(embeddings, labels)
+    assert (found.recall_at_1, found.recall_at_5, found.map_at_r) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_model_agrees_with_itself() -> None:
+    engine = Engine(MODEL, device="cpu")
+    found = agreement(engine, engine, FILES)
+    assert found.same_nearest == found.same_nearest_5 == found.map_correlation == 1
+    assert found.rank_correlation == pytest.approx(1)
+    assert found.largest_score_difference == found.largest_map_difference == 0
+    assert 0 < found.completeness_error == found.other_completeness_error < 1e-5
+    assert (found.images, found.pairs) == (len(FILES), len(FILES))
+
+
+def test_the_agreement_of_two_models_is_what_their_scores_and_maps_say() -> None:
+    engine, other = Engine(ARTIFACTS / "avg.onnx", device="cpu"), Engine(ARTIFACTS / "max.onnx", device="cpu")
+    found = agreement(engine, other, FILES)
+    scores = [[[m.compare(a, b).score for b in FILES] for a in FILES] for m in (engine, other)]
+    nearest = []
+    for table in scores:
+        values = np.array(table)
+        np.fill_diagonal(values, -2)
+        nearest.append(values.argmax(axis=1))
+    assert found.same_nearest == pytest.approx(np.mean(nearest[0] == nearest[1]))
+    off = ~np.eye(len(FILES), dtype=bool)
+    differences = np.abs(np.array(scores[0]) - np.array(scores[1]))[off]
+    assert found.score_difference == pytest.approx(differences.mean(), abs=1e-6)
+    assert found.largest_score_difference == pytest.approx(differences.max(), abs=1e-6)
+    correlations = []
+    for i, path in enumerate(FILES):
+        pairs = [model.compare(path, FILES[nearest[0][i]]) for model in (engine, other)]
+        correlations += [map_correlation(a, b) for a, b in zip(pairs[0].maps, pairs[1].maps, strict=True)]
+    assert found.map_correlation == pytest.approx(np.median(correlations), abs=1e-6)
+    assert found.map_correlation_1st_percentile == pytest.approx(np.percentile(correlations, 1), abs=1e-6)
+    assert found.rank_correlation < 0.999
+
+
+def test_what_cannot_be_evaluated_is_told(tmp_path: Path) -> None:
+    engine = Engine(ARTIFACTS / "avg.onnx", device="cpu")
+    with pytest.raises(ConfigError, match="1 labels for 2 images"):
+        retrieval(np.eye(2), ["a"])
+    with pytest.raises(ConfigError, match="at least 3 images"):
+        agreement(engine, engine, FILES[:2])

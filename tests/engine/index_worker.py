@@ -55,12 +55,14 @@ def write(say: Say, path: str, operations: list[list[Any]]) -> None:
 
 
 def read(say: Say, path: str, seconds: float) -> None:
-    """Search and look up what was found, as fast as it goes."""
+    """Search, look around and open anew, as fast as it goes."""
     target, until = Index(path), time.monotonic() + seconds
     while time.monotonic() < until:
+        assert len(Index(path)) >= 0
         for query in np.eye(target.dimension):
             for name, _ in target.search(query[None], 5)[0]:
-                assert target.entries() and name
+                assert name
+        assert len(target.entries()) >= 0
     say("read")
 
 

@@ -177,12 +177,13 @@ class Contrast:
         }
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """A row a model: the query and each candidate under their maps, the numbers above them.
+        """A row a model: the query and each candidate under their maps, the numbers with them.
 
         Returns:
-            uint8 RGB (h, w, 3); one scale for all rows, so that magnitudes compare.
+            uint8 RGB (h, w, 3). Rows of one pooling and one number of cells share a scale, so that
+            magnitudes compare; a maximum's few places would outshine an average's many.
         """
-        rows, titles = [], []
+        rows, titles, kinds = [], [], []
         for row in self.rows:
             panels = []
             for candidate in row.candidates:
@@ -202,6 +203,8 @@ class Contrast:
                 facts.append(f"maps correlate {row.correlation:.3f} with the row above")
             rows.append(panels)
             titles.append("   ".join(facts))
+            height, width = row.query.parts.shape[:2]
+            kinds.append(f"{row.engine.contract.pooling} pooling, {height} x {width} cells")
         options = self.rows[0].engine.options
         side = max(120, min(options.panel_height, 1800 // max(len(rows[0]), 1)))
         return render.grid(
@@ -210,6 +213,7 @@ class Contrast:
             panel_height=side,
             opacity=options.opacity,
             row_titles=titles,
+            row_scales=kinds if len(set(kinds)) > 1 else (),
         )
 
 

@@ -21,7 +21,7 @@ from simmap.engine.image import Photo, Source
 from simmap.engine.pipeline import Embedded, Engine, Vector
 from simmap.engine.render import Panel
 
-COLUMNS = 6  # of a grid of class maps
+COLUMNS, SHOWN = 6, 60  # of a grid of class maps: its columns, and the images that it shows at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +61,16 @@ class ClassMaps:
         }
 
     def render(self, heading: str = "") -> npt.NDArray[np.uint8]:
-        """The members under their maps on one scale, the most typical first; uint8 RGB (h, w, 3)."""
+        """The members under their maps on one scale, the most typical first; uint8 RGB (h, w, 3).
+
+        Of a large class the ``SHOWN`` most typical are shown, as the heading then says.
+        """
+        if len(self.images) > SHOWN:
+            heading = f"{heading} ({SHOWN} most typical of {len(self.images)})".strip()
         panels = []
-        for i in self.order():
+        for i in self.order()[:SHOWN]:
             photo, image = self.engine.load(self.sources[i]), self.images[i]
-            caption = f"mean {self.cohesion[i]:.3f}"
+            caption = f"cohesion {self.cohesion[i]:.3f}"
             title = Path(image.path).name
             panels.append(Panel(photo.pixels, self.maps[i], image.geometry, title=title, caption=caption))
         options = self.engine.options
@@ -114,12 +119,14 @@ class Candidate:
         score: its cosine with the query.
         maps: the query's map against it, and its map against the query.
         source: its photo.
+        label: its class, None where it is not known.
     """
 
     image: Embedded
     score: float
     maps: tuple[Array, Array]
     source: Source
+    label: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +175,12 @@ class Contrast:
                     "recall_at_1": row.recall_at_1,
                     "correlation": row.correlation,
                     "candidates": [
-                        {"path": one.image.path, "score": one.score, "maps": [m.tolist() for m in one.maps]}
+                        {
+                            "path": one.image.path,
+                            "label": one.label,
+                            "score": one.score,
+                            "maps": [values.tolist() for values in one.maps],
+                        }
                         for one in row.candidates
                     ],
                 }
@@ -189,6 +201,8 @@ class Contrast:
             for candidate in row.candidates:
                 photo = row.engine.load(candidate.source)
                 name = Path(candidate.image.path).name
+                if candidate.label is not None:
+                    name = f"{candidate.label}/{name}"
                 score = f"cosine {candidate.score:.3f}"
                 panels.append(Panel(self.photo.pixels, candidate.maps[0], row.query.geometry, title="query"))
                 panels.append(
@@ -196,13 +210,13 @@ class Contrast:
                         photo.pixels, candidate.maps[1], candidate.image.geometry, title=name, caption=score
                     )
                 )
-            facts = [row.name]
+            facts = []
             if row.recall_at_1 is not None:
                 facts.append(f"recall@1 {row.recall_at_1:.3f}")
             if row.correlation is not None:
                 facts.append(f"maps correlate {row.correlation:.3f} with the row above")
             rows.append(panels)
-            titles.append("   ".join(facts))
+            titles.append(": ".join([row.name, ", ".join(facts)] if facts else [row.name]))
             height, width = row.query.parts.shape[:2]
             kinds.append(f"{row.engine.contract.pooling} pooling, {height} x {width} cells")
         options = self.rows[0].engine.options
@@ -235,10 +249,11 @@ def contrast(
             model shows its own ``k`` most similar.
         names: of the rows; by default the models' file names.
         labels: of the candidates; with them each model's recall@1 among the candidates is given.
-        k: how many of its most similar candidates each model shows.
+        k: how many of its most similar candidates each model shows, the query's own file never.
 
     Raises:
-        ConfigError: no model, no candidate, or names or labels of another number.
+        ConfigError: no model, no candidate beside the query, names or labels of another number, or ``k``
+            below 1.
         ImageError: an image cannot be read, or its embedding is zero or not finite.
     """
     if not engines or not candidates:
@@ -248,22 +263,28 @@ def contrast(
         raise ConfigError(f"there are {len(names)} names for {len(engines)} models; give one each")
     if labels is not None and len(labels) != len(candidates):
         raise ConfigError(f"there are {len(labels)} labels for {len(candidates)} images; give one each")
+    if k is not None and k < 1:
+        raise ConfigError(f"k is {k}, must be 1 or more")
     photo = engines[0].load(query)
-    own = _file_of(query)
+    shown = list(range(len(candidates)))
+    if k is not None and (own := _file_of(query)) is not None:
+        # A query in the folder is no answer to itself.
+        shown = [i for i in shown if _file_of(candidates[i]) != own]
+        if not shown:
+            raise ConfigError(
+                f"{photo.name}: is the only image to choose from; add others to compare it with"
+            )
     rows: list[Row] = []
     for engine, name in zip(engines, names, strict=True):
         (asked,) = engine.embed([photo])
         units = decompose.unit(np.array([vector.embedding for vector in engine.vectors(candidates)]))
         scores = units @ decompose.unit(asked.embedding)
-        shown = list(range(len(candidates)))
-        if k is not None:
-            # A query in the folder is no answer to itself.
-            others = [i for i in shown if own is None or _file_of(candidates[i]) != own]
-            shown = sorted(others, key=lambda i: -scores[i])[:k]
+        chosen = shown if k is None else sorted(shown, key=lambda i: -scores[i])[:k]
         found = []
-        for i, image in zip(shown, engine.embed([candidates[i] for i in shown]), strict=True):
+        for i, image in zip(chosen, engine.embed([candidates[i] for i in chosen]), strict=True):
             maps = asked.map_against(image), image.map_against(asked)
-            found.append(Candidate(image, float(scores[i]), maps, candidates[i]))
+            label = None if labels is None else labels[i]
+            found.append(Candidate(image, float(scores[i]), maps, candidates[i], label))
         correlation = _correlation(rows[-1].candidates, found) if rows else None
         recall = None
         if labels is not None:

@@ -13,7 +13,7 @@ from simmap.engine.errors import ConfigError, DecompositionError, ImageError
 from simmap.engine.evaluate import map_correlation
 from simmap.engine.figures import class_maps, contrast
 
-NAMES = ("avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "letterbox_bgr", "crop", "shipped")
+NAMES = ("shipped", *sorted(path.stem for path in ARTIFACTS.glob("*.onnx") if path.stem != "fragile"))
 FILES = [*sorted(PHOTOS.glob("*.jpg")), *sorted(SAMPLES.glob("*.jpg")), SAMPLES / "box.png"]
 
 
@@ -58,6 +58,24 @@ def test_the_most_typical_member_comes_first() -> None:
     )
     picture = found.render("three photos")
     assert picture.dtype == np.uint8 and picture.std() > 20
+
+
+def test_an_outside_that_points_nowhere_takes_nothing_off() -> None:
+    engine = opened("avg")
+    direction = np.random.default_rng(0).normal(size=8).astype(np.float32)
+    alone = class_maps(engine, FILES[:3])
+    for outside in (np.stack([direction, -direction]), np.empty((0, 8), np.float32)):
+        for one, other in zip(alone.maps, class_maps(engine, FILES[:3], outside=outside).maps, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-7)
+
+
+def test_the_picture_of_a_large_class_stays_a_picture() -> None:
+    engine = opened("avg")
+    rng = np.random.default_rng(0)
+    members = list(rng.integers(0, 256, (62, 8, 8, 3), dtype=np.uint8))
+    large = class_maps(engine, members)
+    assert len(large.maps) == len(large.report()["images"]) == 62
+    assert large.render("noise").shape == class_maps(engine, members[:60]).render("noise").shape
 
 
 def test_what_is_no_class_is_told(tmp_path: Path) -> None:
@@ -112,6 +130,9 @@ def test_each_model_shows_its_own_best_but_never_the_query(tmp_path: Path) -> No
     assert Path(found.rows[0].candidates[0].image.path).name == "aero3.jpg"
     report = found.report()
     assert report["rows"][0]["model"] == str(MODEL) and len(report["rows"][1]["candidates"]) == 3
+    for row in report["rows"]:
+        for one in row["candidates"]:
+            assert one["label"] == labels[files.index(one["path"])]
     picture = found.render()
     assert picture.std() > 20 and picture.shape[0] > 400
 
@@ -124,6 +145,10 @@ def test_contrasts_that_cannot_be_are_told() -> None:
         contrast([engine], FILES[0], FILES[1:3], labels=["a"])
     with pytest.raises(ConfigError, match="at least one model and one image"):
         contrast([], FILES[0], FILES[1:])
+    with pytest.raises(ConfigError, match="k is 0, must be 1 or more"):
+        contrast([engine], FILES[0], FILES[1:], k=0)
+    with pytest.raises(ConfigError, match=f"{FILES[0].name}: is the only image to choose from"):
+        contrast([engine], FILES[0], FILES[:1], k=1)
 
 
 def test_the_correlation_of_maps_is_pearsons() -> None:

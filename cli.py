@@ -419,15 +419,20 @@ def evaluate(arguments: argparse.Namespace) -> None:
         engines.append(other)
     report: dict[str, Any] = {"folder": str(arguments.folder), "models": []}
     for one in engines:
-        vectors = np.array([vector.embedding for vector in one.vectors(paths)])
-        figures = retrieval(vectors, labels).report()
+        vectors = []
+        with _progress("images") as tell:
+            for vector in one.vectors(paths):
+                vectors.append(vector.embedding)
+                tell(len(vectors), len(paths))
+        figures = retrieval(np.array(vectors), labels).report()
         report["models"].append({"model": str(one.model), "device": one.device, **figures})
     if arguments.against is not None:
         compared = agreement(engine, other, paths, pairs=arguments.pairs, seed=arguments.seed)
         report["agreement"] = compared.report()
     if arguments.faithfulness:
         pairs = sample_pairs(items, arguments.pairs, seed=arguments.seed)
-        curves = faithfulness(engine, pairs, seed=arguments.seed)
+        with _progress("pairs") as tell:
+            curves = faithfulness(engine, pairs, seed=arguments.seed, on_progress=tell)
         report["faithfulness"] = curves.report()
         if picture is not None:
             curves.draw(picture, force=arguments.force)

@@ -1,6 +1,6 @@
 """Curves over many pairs of images: how few features make a score, and whether maps are true to it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,12 @@ class Faithfulness:
 
 
 def faithfulness(
-    engine: Engine, pairs: Sequence[tuple[str, str]], *, steps: int = 12, seed: int = 0
+    engine: Engine,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    steps: int = 12,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Faithfulness:
     """Deletion and insertion for the score of a pair (after Petsiuk, Das, Saenko: RISE, BMVC 2018).
 
@@ -196,6 +201,7 @@ def faithfulness(
         pairs: paths of two images each.
         steps: how many times cells are blurred.
         seed: of the random orders.
+        on_progress: called with the pairs done and their total.
 
     Raises:
         ConfigError: fewer than one step, or no pair's score is above ``LEAST_SCORE``.
@@ -208,7 +214,9 @@ def faithfulness(
     curves: dict[str, dict[str, list[Array]]] = {
         kind: {order: [] for order in ("map", "norm", "random")} for kind in ("deletion", "insertion")
     }
-    for first, second in pairs:
+    for done, (first, second) in enumerate(pairs):
+        if on_progress is not None:
+            on_progress(done, len(pairs))
         pixels = _working_copy(engine, engine.load(first))
         image, other = engine.embed([Photo(pixels, first), second])
         score = decompose.score(image.embedding, other.embedding)

@@ -18,7 +18,10 @@ class Options:
     Attributes:
         model: path of the artifact; None takes the one that ships.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads of one run; 0 takes every CPU that the process may use.
+        threads: CPU threads in all; 0 takes every CPU that the process may use.
+        workers: images that are worked on at the same time, which share the threads; 0 takes one a
+            thread, 1 gives every image all threads: the least delay for single images.
+        cache: keep the optimised graph for the next start on the CPU (see ``engine.session``).
         tf32: let CUDA round float32 products to TF32.
         max_pixels: the largest photo that is decoded, in pixels.
         size: (height, width) of the network's input instead of the contract's, for dynamic artifacts.
@@ -29,6 +32,8 @@ class Options:
     model: str | None = None
     device: str = "auto"
     threads: int = 0
+    workers: int = 0
+    cache: bool = True
     tf32: bool = False
     max_pixels: int = 200_000_000
     size: tuple[int, int] | None = None
@@ -39,6 +44,7 @@ class Options:
         """Refuse values that cannot be, by name (ConfigError)."""
         checks = {
             "threads": (self.threads >= 0, "0 or more"),
+            "workers": (self.workers >= 0, "0 or more"),
             "max_pixels": (self.max_pixels >= 1, "1 or more"),
             "size": (self.size is None or min(self.size) >= 1, "two whole numbers of 1 or more"),
             "panel_height": (32 <= self.panel_height <= 4096, "between 32 and 4096 pixels"),

@@ -1,12 +1,16 @@
 """From photos to maps: one object that holds a session, and what it returns."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +20,11 @@ from simmap.engine.artifact import Contract
 from simmap.engine.config import Options, load_options
 from simmap.engine.decompose import Array
 from simmap.engine.errors import ArtifactError, ConfigError, ImageError, SimmapError
-from simmap.engine.image import Geometry, Photo, Source
-from simmap.engine.session import open_session
+from simmap.engine.image import Geometry, Photo, Pixels, Source
+from simmap.engine.session import Session, open_session, usable_cpus
 
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "models" / "efficientnet_lite0.onnx"
+_CUDA_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -201,18 +206,29 @@ class Engine:
 
     def _open(self, options: Options) -> None:
         self.options = options
-        self._session = open_session(
-            options.model or DEFAULT_MODEL,
-            device=options.device,
-            threads=options.threads,
-            tf32=options.tf32,
-        )
+        self._cpus = options.threads or usable_cpus()
+        self._workers = options.workers or self._cpus
+        self._threads = self._workers if self._workers > 1 else 0  # beside the one that asks
+        # Single images and pairs: both of a pair at once.
+        self._session = self._open_session(max(1, self._cpus // min(2, self._workers)))
+        self._opened: Session | None = None  # by _stream_session
+        self._lock = threading.Lock()
         if options.size is not None and not self.contract.input.dynamic:
             spec = self.contract.input
             raise ConfigError(
                 f"size is {options.size}, but {self.model} takes {spec.height} x {spec.width} only; "
                 "export it with --dynamic for other sizes"
             )
+
+    def _open_session(self, threads: int) -> Session:
+        options = self.options
+        return open_session(
+            options.model or DEFAULT_MODEL,
+            device=options.device,
+            threads=threads,
+            tf32=options.tf32,
+            cache=options.cache,
+        )
 
     @property
     def contract(self) -> Contract:
@@ -252,18 +268,23 @@ class Engine:
         self,
         sources: Iterable[Source],
         *,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         on_error: Callable[[Source, SimmapError], None] | None = None,
     ) -> Iterator[Embedded]:
-        """Embed images one after the other, in their order, as a stream.
+        """Embed images in their order, as a stream.
+
+        Images are decoded, prepared and run on ``workers`` threads. ``sources`` is read a few images ahead
+        of what is taken from the stream, by the thread that takes it, so any number of images needs the
+        same memory. Closing the stream, or an error, ends the threads.
 
         Args:
             sources: paths, encoded bytes or uint8 RGB arrays.
-            batch_size: images of one run; more than 1 pays on CUDA only.
+            batch_size: images of one run; None takes 1 on the CPU, where more gain nothing, and 32 on CUDA.
             on_error: called for an image that cannot be embedded, which is then left out, before any
                 later image is given; without it the error is raised.
 
         Raises:
+            ConfigError: ``sources`` is a single image, or ``batch_size`` is below 1.
             ImageError: an image cannot be read, or its embedding is zero or not finite.
         """
         return cast(Iterator[Embedded], self._stream(sources, batch_size, on_error, places=True))
@@ -272,7 +293,7 @@ class Engine:
         self,
         sources: Iterable[Source],
         *,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         on_error: Callable[[Source, SimmapError], None] | None = None,
     ) -> Iterator[Vector]:
         """As ``embed``, without ``parts``: all that an index or a comparison of scores needs."""
@@ -281,33 +302,44 @@ class Engine:
     def _stream(
         self,
         sources: Iterable[Source],
-        batch_size: int,
+        batch_size: int | None,
         on_error: Callable[[Source, SimmapError], None] | None,
         *,
         places: bool,
     ) -> Iterator[Vector]:
+        if batch_size is None:
+            batch_size = 1 if self.device == "cpu" else _CUDA_BATCH
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, must be 1 or more")
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray | Photo):
             raise ConfigError("embed takes a list of images; put a single one in brackets")
-        stream = iter(sources)
-        while chunk := list(islice(stream, batch_size)):
-            photos = []
-            for source in chunk:
-                try:
-                    photos.append((source, self.load(source)))
-                except SimmapError as error:
-                    if on_error is None:
-                        raise
-                    on_error(source, error)
-            results = self._run([photo for _, photo in photos], places=places)
-            for (source, _), result in zip(photos, results, strict=True):
-                if isinstance(result, Vector):
-                    yield result
-                elif on_error is None:
-                    raise result
-                else:
-                    on_error(source, result)
+        if self.device == "cpu" and batch_size == 1:
+            return _delivered(self._singly(sources, places), on_error)
+        return _delivered(self._in_batches(sources, batch_size, places), on_error)
+
+    def _singly(self, sources: Iterable[Source], places: bool) -> "_Outcomes":
+        """Each worker takes an image all the way."""
+
+        def work(numbered: tuple[int, Source]) -> list[tuple[Source, Vector | SimmapError]]:
+            at, source = numbered
+            prepared = [self._prepare(source)]
+            # A short stream does not pay for opening another session.
+            session = self._session if at < self._workers else self._stream_session()
+            return self._run(session, prepared, places=places)
+
+        return _ahead(work, enumerate(sources), self._threads, 2 * self._threads)
+
+    def _in_batches(self, sources: Iterable[Source], size: int, places: bool) -> "_Outcomes":
+        """Workers prepare images while the network runs on those before, on a thread of its own."""
+
+        def work(batch: list[_Prepared]) -> list[tuple[Source, Vector | SimmapError]]:
+            return self._run(self._session, batch, places=places)
+
+        with closing(_ahead(self._prepare, sources, self._threads, max(2 * self._threads, size))) as prepared:
+            batches = iter(lambda: list(islice(prepared, size)), [])
+            apart = self._threads > 0 or self.device != "cpu"
+            with closing(_ahead(work, batches, int(apart), 2)) as outcomes:
+                yield from outcomes
 
     def compare(self, first: Source, second: Source) -> Pair:
         """The cosine of two images and its maps in both directions.
@@ -315,54 +347,78 @@ class Engine:
         Raises:
             ImageError: an image cannot be read, or its embedding is zero or not finite.
         """
-        photos = (self.load(first), self.load(second))
-        results = []
-        for photo in photos:
-            (result,) = self._run([photo], places=True)
-            if isinstance(result, ImageError):
-                raise result
-            results.append(cast(Embedded, result))
-        return Pair((results[0], results[1]), photos, self.options)
+        one, other = _ahead(self.load, (first, second), self._threads, 2)
+        images = tuple(self.embed([one, other]))
+        return Pair((images[0], images[1]), (one, other), self.options)
 
-    def _run(self, photos: list[Photo], *, places: bool) -> list[Vector | ImageError]:
-        """One run of the network; a photo without a direction gives its error in place of a result."""
-        if not photos:
-            return []
+    def _stream_session(self) -> Session:
+        """The session of streams: on many CPUs, one thread a run gets more done than several."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._session
+                threads = max(1, self._cpus // self._workers)
+                if self._session.run.get_session_options().intra_op_num_threads != threads:
+                    with suppress(ArtifactError):
+                        again = self._open_session(threads)
+                        # Another artifact may have taken the file's place.
+                        if again.contract == self.contract:
+                            self._opened = again
+            return self._opened
+
+    def _prepare(self, source: Source) -> "_Prepared":
+        try:
+            photo = self.load(source)
+            pixels, geometry = image.preprocess(photo.pixels, self.contract.input, size=self.options.size)
+        except SimmapError as error:
+            return source, error
+        return source, _Input(photo.name, pixels, geometry)
+
+    def _run(
+        self, session: Session, batch: "list[_Prepared]", *, places: bool
+    ) -> list[tuple[Source, Vector | SimmapError]]:
+        """One run of the network on what could be prepared; the rest keeps its place and its error."""
+        inputs = [prepared for _, prepared in batch if isinstance(prepared, _Input)]
+        results = iter(self._infer(session, inputs, places=places) if inputs else [])
+        return [
+            (source, next(results) if isinstance(prepared, _Input) else prepared)
+            for source, prepared in batch
+        ]
+
+    def _infer(self, session: Session, inputs: "list[_Input]", *, places: bool) -> list[Vector | ImageError]:
+        """The results of a batch; an image without a direction gives its error in place of one."""
         contract = self.contract
-        prepared = [image.preprocess(p.pixels, contract.input, size=self.options.size) for p in photos]
-        feed = {self._session.run.get_inputs()[0].name: np.stack([pixels for pixels, _ in prepared])}
         affine = contract.head == "affine"
         names = ["embedding", "parts"] if affine else ["pooled", "conv"]
+        feed = {session.run.get_inputs()[0].name: np.stack([each.pixels for each in inputs])}
         try:
-            embeddings, *rest = self._session.run.run(names if places else names[:1], feed)
+            # On CUDA an output that is not asked for stays on the device.
+            embeddings, *rest = session.run.run(names if places else names[:1], feed)
         except Exception as error:  # ORT's exceptions share no public base class
             told = " ".join(str(error).split())[:200]
-            raise ArtifactError(f"{self.model}: the network failed on {photos[0].name}: {told}") from error
+            raise ArtifactError(f"{self.model}: the network failed on {inputs[0].name}: {told}") from error
         self._check_outputs(embeddings, *rest)
         results: list[Vector | ImageError] = []
-        for at, (photo, (_, geometry), embedding) in enumerate(
-            zip(photos, prepared, embeddings, strict=True)
-        ):
+        for at, (each, embedding) in enumerate(zip(inputs, embeddings, strict=True)):
             place = rest[0][at] if places else None
             if not (np.isfinite(embedding).all() and (place is None or np.isfinite(place).all())):
                 results.append(
                     ImageError(
-                        f"{photo.name}: its embedding by {self.model.name} has NaN or infinite values; "
+                        f"{each.name}: its embedding by {self.model.name} has NaN or infinite values; "
                         "the model's weights or their precision are at fault, export it again"
                     )
                 )
             elif not embedding.any():
                 results.append(
                     ImageError(
-                        f"{photo.name}: its embedding by {self.model.name} is zero, so it is similar to "
+                        f"{each.name}: its embedding by {self.model.name} is zero, so it is similar to "
                         "nothing; use an image that is not constant"
                     )
                 )
             elif place is None:
-                results.append(Vector(photo.name, embedding, geometry))
+                results.append(Vector(each.name, embedding, each.geometry))
             else:
                 parts = place if affine else self._share_out(place)
-                results.append(Embedded(photo.name, embedding, geometry, parts, contract.bias_vector))
+                results.append(Embedded(each.name, embedding, each.geometry, parts, contract.bias_vector))
         return results
 
     def _share_out(self, conv: Array) -> Array:
@@ -391,3 +447,71 @@ class Engine:
                 f"its contract says D = {contract.dimension}, C = {contract.channels}, H x W = "
                 f"{contract.grid_height} x {contract.grid_width}; export it again"
             )
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Input:
+    """An image as the network takes it: its name, uint8 (height, width, 3), and where that lies."""
+
+    name: str
+    pixels: Pixels
+    geometry: Geometry
+
+
+_Prepared = tuple[Source, _Input | SimmapError]
+_Outcomes = Generator[list[tuple[Source, Vector | SimmapError]], None, None]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def _ahead(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int, window: int
+) -> Generator[_Result, None, None]:
+    """``work`` of each item, in order, by threads that are at most ``window`` items ahead of the reader.
+
+    The reader's own thread reads ``items``, so these need not be safe for threads. An error, of the work
+    or of ``items``, is raised in its place in the order. Without threads the reader does the work.
+    """
+    if threads == 0:
+        yield from map(work, items)
+        return
+    broken: list[Exception] = []
+
+    def reading() -> Iterator[_Item]:
+        try:
+            yield from items
+        except Exception as error:
+            broken.append(error)  # raised after what came before it
+
+    waiting: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(threads, "simmap")
+    try:
+        for item in reading():
+            waiting.append(pool.submit(work, item))
+            # What is ready is given at once, since the next item may be long in coming.
+            if len(waiting) >= window or waiting[0].done():
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+        if broken:
+            raise broken[0]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _delivered(
+    outcomes: _Outcomes, on_error: Callable[[Source, SimmapError], None] | None
+) -> Iterator[Vector]:
+    """The results one by one; errors go to ``on_error``, or are raised."""
+    with closing(outcomes):
+        for chunk in outcomes:
+            for source, result in chunk:
+                if isinstance(result, Vector):
+                    yield result
+                elif on_error is None:
+                    raise result
+                else:
+                    on_error(source, result)

@@ -1,12 +1,25 @@
-"""ONNX Runtime sessions: the device that was asked for is the device that is taken."""
+"""ONNX Runtime sessions: the device that was asked for is the device that is taken.
 
+On the CPU the graph that ONNX Runtime has optimised is kept in a cache, which halves the next opening and
+its peak memory. The cache lies in ``$SIMMAP_CACHE``, else ``$XDG_CACHE_HOME/simmap``, else
+``~/.cache/simmap``; ``SIMMAP_CACHE=`` (empty) or ``SIMMAP_CACHE=0`` switches it off.
+"""
+
+import hashlib
+import math
 import os
+import platform
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simmap.engine.artifact import Contract
+from simmap.engine.artifact import CONTRACT_KEY, Contract
 from simmap.engine.errors import ArtifactError, DeviceError
 
 if TYPE_CHECKING:
@@ -14,6 +27,9 @@ if TYPE_CHECKING:
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+
+CACHE_BYTES = 2 << 30  # of all cached graphs; the one that was used longest ago goes first
+_GRAPH, _PART = ".simmap-graph", ".simmap-part"
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,14 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def open_session(path: str | Path, *, device: str = "auto", threads: int = 0, tf32: bool = False) -> Session:
+def open_session(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    tf32: bool = False,
+    cache: bool = False,
+) -> Session:
     """Open an artifact on a device and check that its contract tells the truth.
 
     Args:
@@ -72,6 +95,7 @@ def open_session(path: str | Path, *, device: str = "auto", threads: int = 0, tf
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: CUDA where it can be had, else the CPU.
         threads: of one run on the CPU; 0 takes every CPU that this process may use.
         tf32: let CUDA round float32 products to TF32: faster, and maps differ in the third digit.
+        cache: on the CPU, keep the optimised graph for the next time, and take it where it is kept.
 
     Raises:
         DeviceError: the device is not to be had; the message says what is missing.
@@ -85,20 +109,55 @@ def open_session(path: str | Path, *, device: str = "auto", threads: int = 0, tf
         raise ArtifactError(f"{path}: no such model file")
     ort = import_runtime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or len(_affinity())
+    options.intra_op_num_threads = threads or usable_cpus()
+    # Threads that spin while they wait cost a busy machine more than they save an idle one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised below, in one line
-    run, taken = _open(ort, path, options, kind, index, tf32)
+    run, taken = _open(ort, path, options, kind, index, tf32, cache)
     meta = run.get_modelmeta().custom_metadata_map
     contract = Contract.from_metadata(meta, name=str(path))
     _check_signature(run, contract, path)
     return Session(run, contract, taken, path)
 
 
-def _affinity() -> set[int]:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
+def usable_cpus(process: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs that this process may use: its affinity, and what its control groups (Linux) allow in time.
+
+    Args:
+        process: the file that names the groups of the process.
+        mount: where the groups lie, of version 1 or 2.
+
+    Returns:
+        A quota of 1.5 CPUs counts as 2, so that none of it lies idle.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        groups = process.read_text().splitlines()
+    except OSError:  # not Linux
+        return count
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = mount / controllers
+        folder = root / path.strip("/")
+        # Any group above may set a limit. A container sees its own at the root, under whatever name.
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(root):
+                count = min(count, _quota(place))
+    return max(1, count)
+
+
+def _quota(group: Path) -> int:
+    """CPUs that a control group allows; very many where it sets no limit."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if int(quota) > 0:  # -1 and "max": no limit
+            return math.ceil(int(quota) / int(period))
+    return 1 << 30
 
 
 def _parse_device(device: str) -> tuple[str, int]:
@@ -108,7 +167,9 @@ def _parse_device(device: str) -> tuple[str, int]:
     return kind, int(index or 0)
 
 
-def _open(ort: Any, path: Path, options: Any, kind: str, index: int, tf32: bool) -> tuple[Any, str]:
+def _open(
+    ort: Any, path: Path, options: Any, kind: str, index: int, tf32: bool, cache: bool
+) -> tuple[Any, str]:
     """Create the session; ORT itself only warns when CUDA is not to be had (onnxruntime#23372)."""
     cuda_built = CUDA in ort.get_available_providers()
     if kind == "cuda" and not cuda_built:
@@ -117,7 +178,9 @@ def _open(ort: Any, path: Path, options: Any, kind: str, index: int, tf32: bool)
             "pip uninstall -y onnxruntime, then pip install 'simmap[gpu]'"
         )
     if kind == "cpu" or not cuda_built:
-        return _create(ort, path, options, [CPU]), "cpu"
+        folder = cache_folder() if cache else None
+        run = None if folder is None else _create_cached(ort, path, options, folder)
+        return run or _create(ort, path, options, [CPU]), "cpu"
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     settings = {
@@ -150,6 +213,116 @@ def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
         raise ArtifactError(
             f"{path}: is not an ONNX model that this ONNX Runtime can open ({_one_line(error)})"
         ) from error
+
+
+# --- the cache of optimised graphs --------------------------------------------------------------
+
+
+def cache_folder() -> Path | None:
+    """Where optimised graphs are kept, or None where the cache is off."""
+    chosen = os.environ.get("SIMMAP_CACHE")
+    if chosen is not None:
+        return None if chosen in ("", "0") else Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():  # the standard says to ignore others
+        return Path(base) / "simmap"
+    with suppress(RuntimeError):  # a user without a home
+        return Path.home() / ".cache" / "simmap"
+    return None
+
+
+def _create_cached(ort: Any, path: Path, options: Any, folder: Path) -> Any:
+    """A session by way of the cache; None where the cache is of no use, for whatever reason."""
+    try:
+        if path.stat().st_size > CACHE_BYTES // 4:  # float16 weights are kept as float32
+            return None
+        key = _cache_key(ort, path)
+        for kept in folder.glob(f"{key}-*{_GRAPH}"):
+            if _checksum(kept) == kept.stem.rpartition("-")[2]:
+                # As it is stored: no pass over the graph is needed.
+                level = options.graph_optimization_level
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                with suppress(ArtifactError):
+                    run = _create(ort, kept, options, [CPU])
+                    os.utime(kept)
+                    return run
+                options.graph_optimization_level = level
+            kept.unlink(missing_ok=True)  # damaged
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _part(folder) as part:
+            options.optimized_model_filepath = str(part)
+            run = _create(ort, path, options, [CPU])
+            with suppress(OSError):
+                # Not what will be refused, nor a file that was replaced while it was read.
+                if CONTRACT_KEY in run.get_modelmeta().custom_metadata_map and _cache_key(ort, path) == key:
+                    part.replace(folder / f"{key}-{_checksum(part)}{_GRAPH}")
+                    _prune(folder)
+            return run
+    except (OSError, ArtifactError):  # not writable, full, or changed by others meanwhile
+        return None
+    finally:
+        options.optimized_model_filepath = ""
+
+
+def _cache_key(ort: Any, path: Path) -> str:
+    """Of all that the optimised graph depends on.
+
+    The file counts by its name, times, size and inode: hashing its content would cost about half of what the
+    cache saves. The time of its last change (``st_ctime``) cannot be set, so a file that is written
+    over, even with its old date, has another key.
+    """
+    file = path.resolve().stat()
+    parts = (
+        path.resolve(),
+        *(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns),
+        *(ort.__version__, ort.get_build_info(), platform.machine(), _cpu()),
+    )
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def _cpu() -> str:
+    """The kind of CPU, whose instructions decide how ONNX Runtime lays out weights."""
+    try:
+        with Path("/proc/cpuinfo").open() as stream:
+            first = stream.read(8192).split("\n\n")[0]
+    except OSError:
+        return platform.processor()
+    told = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features")
+    return "\n".join(line for line in first.splitlines() if line.startswith(told))
+
+
+def _checksum(path: Path) -> str:
+    """CRC-32 of a file: against damage, which would change weights without a word."""
+    value = 0
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+@contextmanager
+def _part(folder: Path) -> Iterator[Path]:
+    """A temporary file in ``folder`` that goes in the end, unless it was renamed."""
+    handle, name = tempfile.mkstemp(suffix=_PART, dir=folder)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        with suppress(OSError):
+            Path(name).unlink()
+
+
+def _prune(folder: Path) -> None:
+    """Delete the graphs used longest ago beyond ``CACHE_BYTES``, and what killed processes left."""
+    files = [(path, path.stat()) for path in folder.glob(f"*{_GRAPH}")]
+    total = 0
+    for path, file in sorted(files, key=lambda entry: entry[1].st_mtime, reverse=True):
+        total += file.st_size
+        if total > CACHE_BYTES:
+            path.unlink(missing_ok=True)
+    for path in folder.glob(f"*{_PART}"):
+        if path.stat().st_mtime < time.time() - 3600:
+            path.unlink(missing_ok=True)
 
 
 def _one_line(error: Exception) -> str:

@@ -72,7 +72,7 @@ def skipped(name: str, why: str) -> Row:
     return Row(name, np.nan, np.nan, np.nan, note=why)
 
 
-def quartiles(values: npt.ArrayLike) -> tuple[float, float, float]:
+def quartiles(values: npt.NDArray[np.float64] | list[float]) -> tuple[float, float, float]:
     """The first, the median and the third."""
     low, median, high = np.percentile(values, [25, 50, 75]).tolist()
     return low, median, high

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 TYPES := build/types
 
-.PHONY: demo test test-runtime check format lint types model clean
+.PHONY: demo test test-runtime check bench format lint types model clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg --force
@@ -20,6 +20,10 @@ test-runtime: $(RUNTIME)/.runtime
 	$(RUNTIME)/bin/python -m pytest tests/engine tests/test_cli.py tests/test_cli_index.py
 
 check: lint types test
+
+# One table of ratios; more with, for example: make bench BENCH="--full --json bench.json --plot growth.png"
+bench: $(VENV)/.bench
+	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -47,4 +51,8 @@ clean:
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python $(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	$(BIN)/python $(PIP) -e '.[bench]'
 	touch $@

@@ -153,13 +153,13 @@ def plot(points: dict[str, list[Point]], path: Path) -> None:
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
             axes.minorticks_off()
             axes.grid(alpha=0.3)
-    above[0, 0].set_ylabel("CPU seconds")
-    above[0, 0].legend()
+    above[0].set_ylabel("CPU seconds")
+    above[0].legend()
     most = max(point.peak for found in points.values() for point in found) / 2**20
     ticks = [2**power for power in range(4, ceil(log2(most)) + 1)]
-    below[0, 0].set_yticks(ticks, map(str, ticks))
-    below[0, 0].set_ylim(ticks[0], ticks[-1])
-    below[0, 0].set_ylabel("peak memory, MiB")
+    below[0].set_yticks(ticks, map(str, ticks))
+    below[0].set_ylim(ticks[0], ticks[-1])
+    below[0].set_ylabel("peak memory, MiB")
     picture = BytesIO()
     figure.savefig(picture, format=path.suffix.lstrip(".") or "png", dpi=120)
     write_bytes(path, picture.getvalue(), force=True)

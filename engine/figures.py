@@ -247,7 +247,7 @@ def contrast(
         query: the image to ask for.
         candidates: the same images for every model, or, with ``k``, a folder's images of which each
             model shows its own ``k`` most similar.
-        names: of the rows; by default the models' file names.
+        names: of the rows; by default the models' file names, with their folders where two are equal.
         labels: of the candidates; with them each model's recall@1 among the candidates is given.
         k: how many of its most similar candidates each model shows, the query's own file never.
 
@@ -258,7 +258,10 @@ def contrast(
     """
     if not engines or not candidates:
         raise ConfigError("contrast needs at least one model and one image beside the query")
-    names = [engine.model.stem for engine in engines] if names is None else names
+    if names is None:
+        names = [engine.model.stem for engine in engines]
+        if len(set(names)) < len(names):
+            names = [f"{engine.model.resolve().parent.name}/{engine.model.stem}" for engine in engines]
     if len(names) != len(engines):
         raise ConfigError(f"there are {len(names)} names for {len(engines)} models; give one each")
     if labels is not None and len(labels) != len(candidates):

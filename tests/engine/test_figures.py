@@ -137,6 +137,16 @@ def test_each_model_shows_its_own_best_but_never_the_query(tmp_path: Path) -> No
     assert picture.std() > 20 and picture.shape[0] > 400
 
 
+def test_rows_are_told_apart_by_their_folders_where_the_files_are_called_alike(tmp_path: Path) -> None:
+    for pooling in ("avg", "max"):
+        (tmp_path / pooling).mkdir()
+        shutil.copy(ARTIFACTS / f"{pooling}.onnx", tmp_path / pooling / "last.onnx")
+    alike = [Engine(tmp_path / pooling / "last.onnx", device="cpu", threads=1) for pooling in ("avg", "max")]
+    found = contrast(alike, FILES[0], FILES[1:2])
+    assert [row.name for row in found.rows] == ["avg/last", "max/last"]
+    assert [row.name for row in contrast(alike[:1], FILES[0], FILES[1:2]).rows] == ["last"]
+
+
 def test_contrasts_that_cannot_be_are_told() -> None:
     engine = opened("avg")
     with pytest.raises(ConfigError, match="2 names for 1 models"):

@@ -237,17 +237,17 @@ def _create_cached(ort: Any, path: Path, options: Any, folder: Path) -> Any:
         if path.stat().st_size > CACHE_BYTES // 4:  # float16 weights are kept as float32
             return None
         key = _cache_key(ort, path)
-        for kept in folder.glob(f"{key}-*{_GRAPH}"):
-            if _checksum(kept) == kept.stem.rpartition("-")[2]:
-                # As it is stored: no pass over the graph is needed.
-                level = options.graph_optimization_level
-                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                with suppress(ArtifactError):
-                    run = _create(ort, kept, options, [CPU])
-                    os.utime(kept)
-                    return run
-                options.graph_optimization_level = level
-            kept.unlink(missing_ok=True)  # damaged
+        kept = folder / f"{key}{_GRAPH}"
+        if _is_intact(kept, key):
+            # As it is stored: no pass over the graph is needed.
+            level = options.graph_optimization_level
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            with suppress(ArtifactError):
+                run = _create(ort, kept, options, [CPU])
+                with suppress(OSError):
+                    os.utime(kept)  # the date of its last use
+                return run
+            options.graph_optimization_level = level
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _part(folder) as part:
             options.optimized_model_filepath = str(part)
@@ -255,7 +255,8 @@ def _create_cached(ort: Any, path: Path, options: Any, folder: Path) -> Any:
             with suppress(OSError):
                 # Not what will be refused, nor a file that was replaced while it was read.
                 if CONTRACT_KEY in run.get_modelmeta().custom_metadata_map and _cache_key(ort, path) == key:
-                    part.replace(folder / f"{key}-{_checksum(part)}{_GRAPH}")
+                    _seal(part, key)
+                    part.replace(kept)
                     _prune(folder)
             return run
     except (OSError, ArtifactError):  # not writable, full, or changed by others meanwhile
@@ -291,13 +292,38 @@ def _cpu() -> str:
     return "\n".join(line for line in first.splitlines() if line.startswith(told))
 
 
-def _checksum(path: Path) -> str:
-    """CRC-32 of a file: against damage, which would change weights without a word."""
-    value = 0
+# Field 2047 of the model, a fixed32 that protobuf's readers do not know and so pass over.
+_SEAL = b"\xfd\x7f"
+
+
+def _seal(part: Path, key: str) -> None:
+    """Append a checksum: a damaged file, or one under another's name, could pass for a network."""
+    value = _checksum(part, key, part.stat().st_size)
+    with part.open("ab") as stream:
+        stream.write(_SEAL + value.to_bytes(4, "little"))
+
+
+def _is_intact(kept: Path, key: str) -> bool:
+    """Whether a graph is there and as it was sealed."""
+    try:
+        size = kept.stat().st_size - len(_SEAL) - 4
+        if size < 0:
+            return False
+        with kept.open("rb") as stream:
+            stream.seek(size)
+            return stream.read() == _SEAL + _checksum(kept, key, size).to_bytes(4, "little")
+    except OSError:
+        return False
+
+
+def _checksum(path: Path, key: str, size: int) -> int:
+    """CRC-32 of a key and the first ``size`` bytes of a file."""
+    value = zlib.crc32(key.encode())
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
+        while size > 0 and (block := stream.read(min(size, 1 << 20))):
             value = zlib.crc32(block, value)
-    return f"{value:08x}"
+            size -= len(block)
+    return value
 
 
 @contextmanager

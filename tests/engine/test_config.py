@@ -39,6 +39,8 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("threads: two", r"threads is 'two' \(str\), must be a whole number"),
         ("threads: true", "threads is True"),
         ("threads: -1", "threads is -1, must be 0 or more"),
+        ("workers: -2", "workers is -2, must be 0 or more"),
+        ("cache: 1", r"cache is 1 \(int\), must be true or false"),
         ("threads: 1.5", "threads is 1.5"),
         ("tf32: 1", r"tf32 is 1 \(int\), must be true or false"),
         ("size: 224", "size is 224 .* must be a list of 2"),

@@ -91,31 +91,6 @@ def test_paths_bytes_and_arrays_are_the_same_image(photos: tuple[Path, Path]) ->
     assert [image.path for image in found[:3]] == [str(photos[0]), str(photos[0]), "<bytes>"]
 
 
-@pytest.mark.parametrize("name", ["avg", "affine_bias"])
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
-def test_batches_change_nothing(name: str, batch_size: int) -> None:
-    images = [noise(seed, 20 + seed, 40) for seed in range(7)]
-    alone = [next(iter(engine_of(name).embed([image]))) for image in images]
-    together = list(engine_of(name).embed(iter(images), batch_size=batch_size))
-    assert len(together) == 7
-    for one, other in zip(alone, together, strict=True):
-        np.testing.assert_allclose(one.embedding, other.embedding, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(one.parts, other.parts, rtol=1e-5, atol=1e-6)
-
-
-def test_embedding_is_a_stream() -> None:
-    taken = []
-
-    def photos() -> "object":
-        for seed in range(100):
-            taken.append(seed)
-            yield noise(seed, 10, 10)
-
-    stream = engine_of("avg").embed(photos(), batch_size=2)  # type: ignore[arg-type]
-    next(stream)
-    assert len(taken) <= 4
-
-
 def test_one_bad_image_is_an_error_or_is_left_out(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"nothing")

@@ -1,16 +1,22 @@
 """Sessions: the contract is held against the graph, the device that is asked for is the one taken."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 
 from common import ARTIFACTS, MODEL
+from simmap.engine import session as session_module
 from simmap.engine.artifact import CONTRACT_KEY, SCHEMA_KEY
 from simmap.engine.errors import ArtifactError, DeviceError
-from simmap.engine.session import open_session
+from simmap.engine.session import Session, cache_folder, open_session, usable_cpus
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -101,3 +107,232 @@ def test_cuda_without_cuda_is_an_error() -> None:
 
 def test_the_threads_are_those_asked_for() -> None:
     assert open_session(MODEL, device="cpu", threads=1).run.get_session_options().intra_op_num_threads == 1
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+def groups(folder: Path, process: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """Control groups as the kernel shows them, as real files."""
+    for name, text in files.items():
+        path = folder / "mount" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "process").write_text(process)
+    return folder / "process", folder / "mount"
+
+
+V1 = "9:name=systemd:/\n4:memory:/a/b\n2:cpu,cpuacct:/a/b\n"
+
+
+@pytest.mark.parametrize(
+    ("process", "files", "cpus"),
+    [
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 64),
+        ("0::/\n", {"cpu.max": "300000 100000\n"}, 3),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "5000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "6400000 100000\n"}, 64),
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000\n", "a/b/cpu.max": "max 100000\n"}, 2),
+        ("0::/a/b\n", {"a/cpu.max": "500000 100000\n", "a/b/cpu.max": "400000 100000\n"}, 4),
+        ("0::/host/name\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "nonsense\n"}, 64),
+        ("0::/\n", {"other": ""}, 64),
+        (
+            V1,
+            {"cpu,cpuacct/a/b/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/a/b/cpu.cfs_period_us": "100000\n"},
+            64,
+        ),
+        (V1, {"cpu,cpuacct/a/cpu.cfs_quota_us": "70000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "20000\n"}, 4),
+        (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "20000\n", "cpu,cpuacct/cpu.cfs_period_us": "10000\n"}, 2),
+    ],
+)
+def test_the_cpus_are_those_that_control_groups_allow(
+    process: str, files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert usable_cpus(*groups(tmp_path, process, files)) == cpus
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_the_cpus_are_those_of_the_affinity() -> None:
+    one = min(os.sched_getaffinity(0))
+    code = (
+        "import os\n"
+        f"os.sched_setaffinity(0, {{{one}}})\n"
+        "from simmap.engine.session import usable_cpus\n"
+        "print(usable_cpus())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_a_system_without_control_groups_counts_its_cpus(tmp_path: Path) -> None:
+    assert usable_cpus(tmp_path / "none", tmp_path) >= usable_cpus() >= 1
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the cache that does not exist yet."""
+    folder = tmp_path / "deep" / "cache"
+    monkeypatch.setenv("SIMMAP_CACHE", str(folder))
+    return folder
+
+
+def kept(folder: Path) -> list[Path]:
+    """All that a cache holds, the oldest first."""
+    return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def outputs(session: Session) -> list[bytes]:
+    """Every bit of what a session gives for one image."""
+    spec = session.contract.input
+    photo = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
+    return [output.tobytes() for output in session.run.run(None, {session.run.get_inputs()[0].name: photo})]
+
+
+@pytest.mark.parametrize("artifact", [*sorted(ARTIFACTS.glob("*.onnx")), MODEL], ids=lambda path: path.stem)
+def test_a_kept_graph_is_the_same_network(artifact: Path, cache: Path) -> None:
+    plain = open_session(artifact, device="cpu")
+    assert not cache.exists()
+    first = open_session(artifact, device="cpu", cache=True)
+    (graph,) = kept(cache)
+    written = graph.stat().st_ctime_ns, graph.read_bytes()
+    os.utime(graph, (1, 1))
+    second = open_session(artifact, device="cpu", cache=True)
+    # The date of its use is new, its content is not.
+    assert kept(cache) == [graph] and graph.stat().st_mtime > 1 and graph.read_bytes() == written[1]
+    assert outputs(plain) == outputs(first) == outputs(second)
+    assert plain.contract == first.contract == second.contract
+    assert [session.path for session in (plain, first, second)] == [artifact] * 3
+
+
+def test_a_damaged_graph_is_made_anew(cache: Path) -> None:
+    expected = outputs(open_session(MODEL, device="cpu", cache=True))
+    (graph,) = kept(cache)
+    data = graph.read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    for damaged in (b"", b"nothing", data[:-1], data[:middle], data + b"\0", flipped):
+        graph.write_bytes(damaged)
+        assert outputs(open_session(MODEL, device="cpu", cache=True)) == expected
+        # Not the same bytes: ONNX Runtime writes a graph's tensors in any order.
+        assert kept(cache) == [graph] and graph.stat().st_size == len(data)
+
+
+def test_a_graph_under_the_name_of_another_is_not_taken(cache: Path) -> None:
+    expected = outputs(open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True))
+    (graph,) = kept(cache)
+    open_session(ARTIFACTS / "max.onnx", device="cpu", cache=True)
+    (other,) = (path for path in kept(cache) if path != graph)
+    other.replace(graph)
+    session = open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True)
+    assert session.contract.pooling == "avg" and outputs(session) == expected
+    assert kept(cache) == [graph]
+
+
+def test_an_artifact_that_was_written_over_is_not_taken_for_the_old_one(cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    shutil.copy(MODEL, path)
+    before = path.stat()
+    old = outputs(open_session(path, device="cpu", cache=True))
+    # given a change of weights, of which the file's middle is full, that keeps its size and date
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) // 2, len(data) // 2 + 64):
+        data[at] ^= 0x80
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
+    # then what runs is the changed network
+    new = outputs(open_session(path, device="cpu", cache=True))
+    assert new == outputs(open_session(path, device="cpu")) != old
+
+
+def test_the_graphs_used_longest_ago_make_room(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a cache that is full with the graphs of five artifacts
+    artifacts = [tmp_path / f"{at}.onnx" for at in range(6)]
+    graphs = []
+    for at, path in enumerate(artifacts[:5]):
+        shutil.copy(ARTIFACTS / "avg.onnx", path)
+        open_session(path, device="cpu", cache=True)
+        (graph,) = set(kept(cache)) - set(graphs)
+        graphs.append(graph)
+        os.utime(graph, (at + 1, at + 1))
+    monkeypatch.setattr(session_module, "CACHE_BYTES", sum(graph.stat().st_size for graph in graphs))
+    # and files that are not the cache's, or that a process left half written
+    own, left = cache / "notes.onnx", cache / "left.simmap-part"
+    for path in (own, left):
+        path.write_bytes(bytes(10**6))
+        os.utime(path, (1, 1))
+    # when the oldest is used, and a sixth is made
+    open_session(artifacts[0], device="cpu", cache=True)
+    shutil.copy(ARTIFACTS / "avg.onnx", artifacts[5])
+    open_session(artifacts[5], device="cpu", cache=True)
+    # then the second has gone
+    after = set(kept(cache))
+    assert set(graphs) - after == {graphs[1]} and len(after) == 6
+    assert own in after and left not in after
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_the_cache_can_be_switched_off(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SIMMAP_CACHE", value)
+    open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("SIMMAP_CACHE")
+    open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True)
+    assert len(kept(tmp_path / "simmap")) == 1
+
+
+def test_the_cache_lies_where_the_system_keeps_caches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SIMMAP_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for relative in ("", "relative/folder"):
+        monkeypatch.setenv("XDG_CACHE_HOME", relative)
+        assert cache_folder() == tmp_path / ".cache" / "simmap"
+
+
+def test_a_cache_that_cannot_be_written_is_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+        monkeypatch.setenv("SIMMAP_CACHE", str(folder))
+        assert open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True).contract.pooling == "avg"
+
+
+def test_what_is_refused_is_not_kept(cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.onnx"
+    path.write_bytes(MODEL.read_bytes().replace(CONTRACT_KEY.encode(), b"x" * len(CONTRACT_KEY)))
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"nothing")
+    for refused in (path, broken):
+        with pytest.raises(ArtifactError) as caught:
+            open_session(refused, device="cpu", cache=True)
+        assert str(caught.value).startswith(str(refused))
+    assert kept(cache) == []
+
+
+def test_processes_that_start_together_share_a_cache(cache: Path, photos: tuple[Path, Path]) -> None:
+    code = (
+        "import sys\n"
+        "from simmap.engine import Engine\n"
+        "print(repr(Engine(sys.argv[1], device='cpu', threads=1).compare(*sys.argv[2:]).score))\n"
+    )
+    arguments = [sys.executable, "-c", code, str(MODEL), *map(str, photos)]
+    for _ in range(2):
+        processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(5)]
+        scores = {process.communicate(timeout=120)[0] for process in processes}
+        assert len(scores) == 1 and scores != {""}
+        assert [path.suffix for path in kept(cache)] == [".simmap-graph"]
+    plain = subprocess.run(
+        arguments, stdout=subprocess.PIPE, text=True, env={**os.environ, "SIMMAP_CACHE": ""}, check=True
+    )
+    assert scores == {plain.stdout}

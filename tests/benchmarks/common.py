@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ class Options:
         full: also the rows that take minutes.
         json: the file for the figures, or None.
         plot: the file for a plot, or None.
+        model: the artifact, where a benchmark takes any.
     """
 
     images: Path = PHOTOS
@@ -44,6 +45,7 @@ class Options:
     full: bool = False
     json: Path | None = None
     plot: Path | None = None
+    model: Path = MODEL
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--images", type=Path, default=PHOTOS, help="folder of photos; else those that ship")
+    made.add_argument("--model", type=Path, default=MODEL, help="an artifact; else the one that ships")
     made.add_argument("--turns", type=int, default=15, help="measurements of each side")
     made.add_argument("--full", action="store_true", help="also the rows that take minutes")
     made.add_argument("--json", type=Path, help="write the figures to this file")
@@ -191,7 +194,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def options_of(arguments: argparse.Namespace) -> Options:
     """The options among the arguments of ``parser``."""
-    return Options(arguments.images, arguments.turns, arguments.full, arguments.json, arguments.plot)
+    return Options(**{item.name: getattr(arguments, item.name) for item in fields(Options)})
 
 
 def main(rows: Callable[[Options], Iterable[Row]]) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -330,15 +330,19 @@ class Engine:
         return _ahead(work, enumerate(sources), self._threads, 2 * self._threads)
 
     def _in_batches(self, sources: Iterable[Source], size: int, places: bool) -> "_Outcomes":
-        """Workers prepare images while the network runs on those before, on a thread of its own."""
+        """Workers prepare images while the network runs on those before, on a thread of its own.
+
+        The thread is for streams of more than a batch: CUDA sets up its libraries for each new one.
+        """
 
         def work(batch: list[_Prepared]) -> list[tuple[Source, Vector | SimmapError]]:
             return self._run(self._session, batch, places=places)
 
         with closing(_ahead(self._prepare, sources, self._threads, max(2 * self._threads, size))) as prepared:
             batches = iter(lambda: list(islice(prepared, size)), [])
-            apart = self._threads > 0 or self.device != "cpu"
-            with closing(_ahead(work, batches, int(apart), 2)) as outcomes:
+            first = next(batches, [])
+            apart = len(first) == size and (self._threads > 0 or self.device != "cpu")
+            with closing(_ahead(work, chain([first], batches), int(apart), 2)) as outcomes:
                 yield from outcomes
 
     def compare(self, first: Source, second: Source) -> Pair:

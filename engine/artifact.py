@@ -36,7 +36,7 @@ Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]
 Pooling = Literal["avg", "max", "gem", "avgmax", "catavgmax", "weights", "flatten"]
 Head = Literal["none", "affine"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 Triple = tuple[float, float, float]
 
 
@@ -83,11 +83,14 @@ class Contract:
         bias: base64 of D little-endian float32, the constant b of the affine head; None without one.
         channels, dimension: C of ``conv`` and D of the embedding.
         grid_height, grid_width: H and W of ``conv`` at the default input size.
-        precision: how the weights are stored; ``fp16`` is stored as float16, computed in float32.
+        precision: how the weights are stored; ``fp16`` is stored as float16, computed in float32;
+            ``int8`` is stored and computed as int8 in most convolutions, in float32 elsewhere.
         source: where the network came from: ``kind``, ``name`` and what else export recorded.
         versions: of the libraries that made the artifact.
         fingerprint: sha256 over the stored weights and the fields that change an embedding.
         parity: the figures of the export gate.
+        fidelity: of ``int8``, how far it ranks and explains as float32 does on photos that it was not
+            calibrated on (see ``engine.evaluate.Agreement``); empty otherwise.
     """
 
     input: InputSpec
@@ -105,6 +108,7 @@ class Contract:
     source: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    fidelity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from simmap.engine.artifact import Contract, InputSpec, Pooling, Triple, encode_bias
+from simmap.engine.artifact import Contract, InputSpec, Pooling, Precision, Triple, encode_bias
 from simmap.engine.errors import ExportError
 from simmap.engine.files import check_output, replacing
 from simmap.engine.session import open_session
@@ -19,6 +20,7 @@ from simmap.export import gate
 from simmap.export.gate import Check, Reference
 from simmap.export.graph import constant_part, expose, fingerprint, has_head, store_fp16
 from simmap.export.onnx_source import Exposure, Graph, analyse, load_onnx
+from simmap.export.quantize import quantize
 from simmap.export.recipe import Recipe
 
 Array = npt.NDArray[np.floating[Any]]
@@ -69,7 +71,8 @@ def export(
         ExportError: the network cannot be exposed, or the artifact failed the gate; no file is
             written and an old one stays.
         OutputError: ``output`` cannot be written.
-        ConfigError: the recipe's weights are not to be had.
+        ConfigError: the recipe's weights or photos are not to be had.
+        ImageError: a photo of ``calibrate`` cannot be read.
     """
     output = check_output(output, force=force)
     progress(f"building {recipe.kind} {recipe.name}")
@@ -100,22 +103,40 @@ def export(
     sizes = [(spec.height, spec.width)]
     if spec.dynamic:
         sizes.append((spec.height + SECOND_SIZE[0], spec.width + SECOND_SIZE[1]))
+    # What is quantised is the float32 graph, so that is the one that must agree with the source.
+    stored: Precision = "fp32" if recipe.precision == "int8" else recipe.precision
     checks = gate.check(
-        model, exposure, spec, source.reference(exposure), precision=recipe.precision, bias=bias, sizes=sizes
+        model, exposure, spec, source.reference(exposure), precision=stored, bias=bias, sizes=sizes
     )
     gate.require(checks)
-    contract = _contract(recipe, source, exposure, spec, model, bias, checks)
-    onnx.helper.set_model_props(model, contract.to_metadata())
+    contract = _contract(stored, source, exposure, spec, model, bias, checks)
+    if recipe.precision == "int8":
+        calibration, held_out = recipe.split_photos()
+        progress(f"calibrating on {len(calibration)} photos of {recipe.calibrate}")
+        full, model = model, quantize(model, spec, [item.path for item in calibration])
+        checks += gate.check(model, exposure, spec, None, precision="int8", bias=bias, sizes=sizes)
+        gate.require(checks)
+        progress(f"comparing with float32 on {len(held_out)} other photos")
+        with TemporaryDirectory() as folder:
+            paths = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+            _save(full, contract, paths[0])
+            contract = _contract("int8", source, exposure, spec, model, bias, checks)
+            _save(model, contract, paths[1])
+            figures = gate.fidelity(*paths, held_out, recipe.fidelity)
+        contract = replace(contract, fidelity={"calibration_images": len(calibration), **figures})
     progress(f"writing {output}")
     with replacing(output, force=force) as temporary:
-        try:
-            onnx.save(model, str(temporary))
-        except (ValueError, OSError) as error:
-            if isinstance(error, OSError):
-                raise
-            raise ExportError(f"{output}: the model is too large for one file (2 GB): {error}") from error
+        _save(model, contract, temporary)
         open_session(temporary, device="cpu", threads=1)
     return Report(output, contract, tuple(checks), tuple(notes), len(model.graph.node), output.stat().st_size)
+
+
+def _save(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
+    onnx.helper.set_model_props(model, contract.to_metadata())
+    try:
+        onnx.save(model, str(path))
+    except ValueError as error:
+        raise ExportError(f"the model is too large for one file (2 GB): {error}") from error
 
 
 @dataclass(frozen=True)
@@ -228,7 +249,7 @@ def _input_spec(recipe: Recipe, source: _Source) -> tuple[InputSpec, list[str]]:
 
 
 def _contract(
-    recipe: Recipe,
+    precision: Precision,
     source: _Source,
     exposure: Exposure,
     spec: InputSpec,
@@ -244,7 +265,7 @@ def _contract(
         "eps": exposure.eps,
         "head": "affine" if has_head(exposure) else "none",
         "bias": None if bias is None else encode_bias(bias),
-        "precision": recipe.precision,
+        "precision": precision,
     }
     return Contract(
         input=spec,

@@ -1,7 +1,7 @@
 """The gate: an artifact that does not compute what its source computes is not written."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,13 @@ import onnxruntime
 
 from simmap.engine import decompose, image
 from simmap.engine.artifact import InputSpec
-from simmap.engine.errors import ExportError
+from simmap.engine.dataset import Item
+from simmap.engine.errors import ConfigError, ExportError
+from simmap.engine.evaluate import agreement, retrieval
+from simmap.engine.pipeline import Engine
 from simmap.export.graph import normalises
 from simmap.export.onnx_source import Exposure, Graph, plain_session
+from simmap.export.recipe import Fidelity
 
 Array = npt.NDArray[np.floating[Any]]
 # From a normalised float32 batch (N, 3, height, width) and the artifact's outputs to pairs of what the
@@ -22,10 +26,13 @@ Array = npt.NDArray[np.floating[Any]]
 Reference = Callable[[Array, dict[str, Array]], dict[str, tuple[Array, Array]]]
 
 # Largest |artifact - source| over the largest |source|. float32 differs by the order of its sums;
-# float16 keeps 11 bits of a weight, and errors of many weights add up.
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+# float16 keeps 11 bits of a weight, and errors of many weights add up. int8 is held against itself
+# here, and against float32 by its fidelity.
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-4}
 # What one sum in another order may cost: pooling of conv in NumPy, parts against the embedding.
 SUM_TOLERANCE = 2e-5
+# A map must sum to its score whatever the precision: it explains the network that runs.
+COMPLETENESS = 1e-5
 BATCHES = (1, 3)
 PHOTOS = Path(__file__).resolve().parent.parent / "models" / "photos"
 
@@ -51,7 +58,7 @@ def check(
     model: onnx.ModelProto,
     exposure: Exposure,
     spec: InputSpec,
-    reference: Reference,
+    reference: Reference | None,
     *,
     precision: str,
     bias: Array | None,
@@ -63,7 +70,7 @@ def check(
         model: the artifact's graph.
         exposure: what it exposes.
         spec: its input.
-        reference: asks the source.
+        reference: asks the source; None checks only what must hold within the artifact.
         precision: chooses the tolerance.
         bias: (D,) of the affine head, or None.
         sizes: (height, width) to run at; more than one for a dynamic artifact.
@@ -91,10 +98,11 @@ def check(
                 found = dict(zip(names, session.run(None, {"image": batch}), strict=True))
             except Exception as error:
                 raise ExportError(f"the artifact fails at batch {len(batch)}: {_one_line(error)}") from error
-            # A source that takes bytes normalises them itself.
-            given = normalise(batch, spec) if normalises(model) else _channels_first(batch)
-            for name, (ours, theirs) in reference(given, found).items():
-                checks.append(_compare(name, told, ours, theirs, tolerance))
+            if reference is not None:
+                # A source that takes bytes normalises them itself.
+                given = normalise(batch, spec) if normalises(model) else _channels_first(batch)
+                for name, (ours, theirs) in reference(given, found).items():
+                    checks.append(_compare(name, told, ours, theirs, tolerance))
             checks += _sums(exposure, found, told, bias, tolerance)
     return checks
 
@@ -124,6 +132,56 @@ def summary(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
         entry["absolute"] = max(entry["absolute"], item.absolute)
         entry["relative"] = max(entry["relative"], item.relative)
     return figures
+
+
+def fidelity(full: Path, small: Path, items: Sequence[Item], required: Fidelity) -> dict[str, Any]:
+    """Hold an artifact of lower precision against the one of float32 that it came from.
+
+    Args:
+        full, small: the two artifacts.
+        items: photos that the lower precision was not fitted to.
+        required: what it must reach.
+
+    Returns:
+        The figures of ``engine.evaluate.Agreement``; where labels give queries, ``recall_at_1`` and
+        ``recall_at_1_fp32``; and ``required``.
+
+    Raises:
+        ExportError: it does not reach them; the message has the figures.
+        ImageError: a photo cannot be read.
+    """
+    engines = [Engine(path, device="cpu") for path in (full, small)]
+    sources = [item.path for item in items]
+    figures = agreement(engines[0], engines[1], sources).report()
+    reached = dict(figures)
+    labels = [item.label for item in items]
+    try:
+        recalls = [
+            retrieval(np.array([v.embedding for v in engine.vectors(sources)]), labels).recall_at_1
+            for engine in engines
+        ]
+    except ConfigError:  # no labels, or each alone with its own
+        recalls = []
+    if recalls:
+        figures |= {"recall_at_1_fp32": recalls[0], "recall_at_1": recalls[1]}
+        reached["recall_at_1_loss"] = recalls[0] - recalls[1]
+    failed = []
+    for item in fields(required):
+        bound, value = getattr(required, item.name), reached.get(item.name)
+        if value is None:
+            continue
+        # Written so that NaN fails.
+        is_most = item.name in ("largest_map_difference", "recall_at_1_loss")
+        if not (value <= bound if is_most else value >= bound):
+            failed.append(f"{item.name} {value:.4f} (at {'most' if is_most else 'least'} {bound:g})")
+    if not figures["other_completeness_error"] <= COMPLETENESS:
+        failed.append(f"maps miss their score by {figures['other_completeness_error']:.1e}")
+    if failed:
+        raise ExportError(
+            f"int8 is too far from float32 on {len(items)} photos: {', '.join(failed)}; calibrate "
+            "on more photos, lower the recipe's fidelity, or use precision fp16; nothing was written"
+        )
+    return {**figures, "required": asdict(required)}
 
 
 def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:

@@ -2,17 +2,50 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from simmap.engine.artifact import Colour, Kernel, Precision, Resize, Triple
 from simmap.engine.config import build, load_yaml
+from simmap.engine.dataset import Item, find_images
 from simmap.engine.errors import ConfigError
 
 SourceKind = Literal["torchvision", "timm", "module", "onnx"]
 SOURCES: tuple[SourceKind, ...] = ("torchvision", "timm", "module", "onnx")
 PACKAGE = "package:"
+# More than so many photos to calibrate on and to judge by add time and no knowledge.
+MOST_CALIBRATION, MOST_HELD_OUT = 128, 512
+LEAST_PHOTOS = 30
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What an int8 artifact must reach against float32, on photos that it was not calibrated on.
+
+    Attributes:
+        map_correlation, map_correlation_1st_percentile, same_nearest, rank_correlation: at least; see
+            ``engine.evaluate.Agreement``.
+        largest_map_difference: at most; likewise.
+        recall_at_1_loss: at most; how much lower recall@1 may be, where sub-folders of the calibration
+            folder give labels.
+    """
+
+    map_correlation: float = 0.99
+    map_correlation_1st_percentile: float = 0.95
+    same_nearest: float = 0.85
+    rank_correlation: float = 0.98
+    largest_map_difference: float = 0.5
+    recall_at_1_loss: float = 0.03
+
+    def __post_init__(self) -> None:
+        """Refuse thresholds outside [0, 1] (ConfigError)."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"fidelity.{item.name} is {value}, must be from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -32,7 +65,10 @@ class Recipe:
         size: (height, width) of the input.
         dynamic: accept other heights and widths too.
         mean, std, colour, resize, kernel, crop_fraction: see ``engine.artifact.InputSpec``.
-        precision: of the stored weights.
+        precision: of the stored weights; ``int8`` also computes in int8.
+        calibrate: folder of photos for ``precision: int8``, the kind that the network will see; relative
+            paths of a recipe start at the recipe. A third calibrates, the others judge.
+        fidelity: what ``int8`` must reach.
     """
 
     torchvision: str | None = None
@@ -53,6 +89,8 @@ class Recipe:
     kernel: Kernel | None = None
     crop_fraction: float | None = None
     precision: Precision = "fp32"
+    calibrate: str | None = None
+    fidelity: Fidelity = field(default_factory=Fidelity)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, by the name of the field (ConfigError)."""
@@ -70,6 +108,12 @@ class Recipe:
             raise ConfigError(f"crop_fraction is {self.crop_fraction}, must be above 0 and at most 1")
         if self.p is not None and (self.pool != "gem" or not self.p > 0):
             raise ConfigError(f"p is {self.p}; it is the exponent above 0 of pool: gem")
+        if self.precision == "int8" and self.calibrate is None:
+            raise ConfigError("precision int8 needs photos like those of its use: give --calibrate FOLDER")
+        if self.precision != "int8" and self.calibrate is not None:
+            raise ConfigError(
+                f"calibrate: is for precision int8 alone, precision is {self.precision}; leave it out"
+            )
 
     @property
     def kind(self) -> SourceKind:
@@ -98,16 +142,36 @@ class Recipe:
             raise ConfigError(f"weights: the package {package!r} has no file {file!r}")
         return path
 
+    def split_photos(self) -> tuple[list[Item], list[Item]]:
+        """Photos of ``calibrate`` to calibrate on and to judge by, drawn by a fixed seed; none is in both.
+
+        Raises:
+            ConfigError: there is no such folder, or it has too few photos.
+        """
+        folder = cast(str, self.calibrate)
+        items = find_images(folder)
+        if len(items) < LEAST_PHOTOS:
+            raise ConfigError(
+                f"calibrate: {folder} has {len(items)} photos, int8 needs {LEAST_PHOTOS} or more: a third "
+                "calibrates, the others judge"
+            )
+        order = np.random.default_rng(0).permutation(len(items)).tolist()
+        third = len(items) // 3
+        chosen = (order[:third][:MOST_CALIBRATION], order[third:][:MOST_HELD_OUT])
+        calibration, held_out = ([items[i] for i in sorted(part)] for part in chosen)
+        return calibration, held_out
+
 
 def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
     """A recipe from a YAML file, from flags, or from both; a flag that is given wins.
 
     Raises:
-        ConfigError: the file cannot be read, or a key, type or value is wrong.
+        ConfigError: the file cannot be read, a key, type or value is wrong, or ``calibrate`` has too few
+            photos.
     """
     data = {} if path is None else load_yaml(path)
     if path is not None:
-        for key in ("weights", "onnx"):
+        for key in ("weights", "onnx", "calibrate"):
             value = data.get(key)
             if isinstance(value, str) and not value.startswith(PACKAGE):
                 data[key] = str(path.parent / value)
@@ -115,6 +179,8 @@ def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
     if "size" in data and data["size"] is not None:
         data["size"] = parse_size(data["size"])
     recipe: Recipe = build(Recipe, data, kind="recipe", where=path or "export")
+    if recipe.calibrate is not None:
+        recipe.split_photos()  # a folder that will not do is told before the network is built
     return recipe
 
 

@@ -2,7 +2,7 @@
 
 Fills an index with random unit vectors of the model's dimension in a temporary folder, and times
 ``Index.search`` against NumPy's product of the same queries with the same bytes in memory. The note tells how
-long the index takes to open, and its memory beside the vectors. 100,000 images; with ``--full`` 1,000,000 too.
+long the index takes to open, and its memory. 100,000 images; with ``--full`` 1,000,000 too.
 """
 
 import tempfile

@@ -24,6 +24,8 @@ class Options:
         cache: keep the optimised graph for the next start on the CPU (see ``engine.session``).
         tf32: let CUDA round float32 products to TF32.
         max_pixels: the largest photo that is decoded, in pixels.
+        fast_decode: decode large JPEG files that are only embedded at a half, a quarter or an eighth of
+            their size, if their shorter side stays at least 3 times the network's.
         size: (height, width) of the network's input instead of the contract's, for dynamic artifacts.
         panel_height: pixels of a photo's height in a picture.
         opacity: of the heat map at full scale, in (0, 1].
@@ -36,6 +38,7 @@ class Options:
     cache: bool = True
     tf32: bool = False
     max_pixels: int = 200_000_000
+    fast_decode: bool = False
     size: tuple[int, int] | None = None
     panel_height: int = 360
     opacity: float = 0.6

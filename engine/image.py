@@ -31,6 +31,7 @@ DEFAULT_MAX_PIXELS = 200_000_000
 _KERNELS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 _HEAD_BYTES = 18  # enough for _format_of
 _CROP_REACH = 8  # see _crop
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +41,12 @@ class Photo:
     Attributes:
         pixels: uint8 (h, w, 3) RGB, EXIF orientation applied.
         name: the path as given, or ``<bytes>`` or ``<array>``.
+        size: (height, width) of the photo where its decoding has reduced it, else None.
     """
 
     pixels: Pixels
     name: str
+    size: tuple[int, int] | None = None
 
 
 Source = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Photo
@@ -65,6 +68,12 @@ class Geometry:
     photo_height: int
     photo_width: int
     field: tuple[float, float, float, float]
+
+    def resized(self, height: int, width: int) -> "Geometry":
+        """The same on the photo at another size."""
+        x0, y0, x1, y1 = self.field
+        across, down = width / self.photo_width, height / self.photo_height
+        return Geometry(height, width, (x0 * across, y0 * down, x1 * across, y1 * down))
 
     def cell_box(self, y: int, x: int, height: int, width: int) -> tuple[float, float, float, float]:
         """(x0, y0, x1, y1) of cell (y, x) of a (height, width) map, in photo pixels.
@@ -216,7 +225,13 @@ def _edge(low: float, high: float, index: int, count: int) -> float:
 # --- from a file to pixels ----------------------------------------------------------------------
 
 
-def load(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None) -> Photo:
+def load(
+    source: Source,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    name: str | None = None,
+    short_side: int | None = None,
+) -> Photo:
     """Decode an image: a path, the bytes of an encoded file, or an array.
 
     Files may be JPEG, PNG, WebP, TIFF or BMP; of an animation or a stack of pages the first counts.
@@ -228,6 +243,8 @@ def load(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | No
             contiguously in memory is not copied. A photo that is loaded already is given back.
         max_pixels: refuse files whose header declares more pixels; arrays are not limited.
         name: what errors call the image; None takes the path, ``<bytes>`` or ``<array>``.
+        short_side: a JPEG may come at a half, a quarter or an eighth of its size, which is faster to decode,
+            as long as its shorter side keeps this many pixels; None decodes all of it.
 
     Raises:
         ImageError: the file cannot be read, is of another format, is cut off or damaged, or declares
@@ -240,7 +257,7 @@ def load(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | No
         return Photo(_checked(source, _shown(name)), name)
     if isinstance(source, bytes):
         name = name or "<bytes>"
-        return Photo(_decode(source, max_pixels, _shown(name)), name)
+        return _decode(source, max_pixels, name, short_side)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"{_shown(name or '<image>')}: cannot load a {type(source).__name__}; "
@@ -248,7 +265,7 @@ def load(source: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | No
         )
     path = os.fsdecode(source)
     name = name or path
-    return Photo(_decode(_read(path, _shown(name)), max_pixels, _shown(name)), name)
+    return _decode(_read(path, _shown(name)), max_pixels, name, short_side)
 
 
 def load_mask(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.bool_]:
@@ -326,7 +343,8 @@ def _require_format(head: bytes, name: str) -> Format:
     return found
 
 
-def _decode(data: bytes, max_pixels: int, name: str) -> Pixels:
+def _decode(data: bytes, max_pixels: int, given: str, short_side: int | None) -> Photo:
+    name = _shown(given)
     found = _require_format(data[:_HEAD_BYTES], name)
     try:
         header = _PARSERS[found](data)
@@ -351,10 +369,14 @@ def _decode(data: bytes, max_pixels: int, name: str) -> Pixels:
         for position, value in header.patches:
             patched[position : position + len(value)] = value
         data = bytes(patched)
+    factor = 1
+    if short_side is not None and found == "JPEG":
+        factor = max((f for f in _REDUCED if min(width, height) >= f * short_side), default=1)
     try:
         with _quiet():
             decoded = cv2.imdecode(
-                np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+                np.frombuffer(data, np.uint8),
+                _REDUCED.get(factor, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION,
             )
     except cv2.error:
         decoded = None
@@ -363,7 +385,11 @@ def _decode(data: bytes, max_pixels: int, name: str) -> Pixels:
             f"{name}: is a damaged {found} image, or of a kind of {found} that OpenCV cannot decode; "
             "copy it again, or save it as 8-bit PNG"
         )
-    return _oriented(cast(Pixels, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)), header.orientation)
+    pixels = _oriented(cast(Pixels, cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)), header.orientation)
+    if factor == 1:
+        return Photo(pixels, given)
+    # Orientations from 5 on exchange the sides.
+    return Photo(pixels, given, (height, width) if header.orientation < 5 else (width, height))
 
 
 _quiet_lock = threading.Lock()

@@ -95,6 +95,20 @@ def test_unreadable_images_are_listed_and_skipped_or_stop_the_run(simmap: Simmap
     assert [one["path"] for one in result["skipped"]] == ["photos/box/broken.jpg"]
 
 
+def test_fast_decoding_reduces_large_photos_only(simmap: Simmap, folder: Path) -> None:
+    large = cv2.resize(cv2.imread(str(SAMPLES / "home.jpg")), (2400, 1800), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(folder / "large.jpg"), large)
+    vectors = []
+    for name, more in (("full", []), ("fast", ["--fast-decode"])):
+        report(simmap("index", "build", "photos", "-o", name, *more, "--json"))
+        vectors.append(np.fromfile(folder.parent / name / "vectors-1.f32", "<f4").reshape(-1, 1280))
+    cosines = (vectors[0] * vectors[1]).sum(axis=1)
+    same = (vectors[0] == vectors[1]).all(axis=1)
+    assert same.sum() == 7 and 0.99 < cosines[~same][0] < 1
+    heights = [json.loads(line)[3] for line in (folder.parent / "fast" / "images-1.jsonl").open()]
+    assert 1800 in heights  # the photo's own size is kept
+
+
 def test_search_reports_ranks_scores_and_regions(simmap: Simmap, folder: Path) -> None:
     report(simmap("index", "build", "photos", "-o", "ix", "--json"))
     query = "photos/box/box_in_scene.png"

@@ -17,7 +17,7 @@ from pathlib import Path
 from common import Options, Row, Watch, options_of, parser, plain, report, skipped
 from simmap.engine.files import check_output, write_bytes
 
-NAMES = ("throughput", "decomposition", "precision", "search", "peers", "process", "growth")
+NAMES = ("throughput", "decoding", "decomposition", "precision", "search", "peers", "process", "growth")
 PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "torch", "timm")
 
 

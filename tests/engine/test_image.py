@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common import SAMPLES
 from simmap.engine import image
 from simmap.engine.artifact import InputSpec
 from simmap.engine.errors import ImageError
@@ -734,3 +735,38 @@ def test_very_thin_photos(monkeypatch, kernel, resize, shape):
     assert abs(y0 + y1 - shape[0]) <= (y1 - y0) / 224 + 1e-6
     if resize == "crop":  # the smaller scale of the two, the same along both sides
         assert (x1 - x0) / 200 == pytest.approx((y1 - y0) / 224, rel=0.01)
+
+
+# --- reduced decoding ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("short_side", "factor"), [(None, 1), (1300, 1), (600, 2), (599, 2), (301, 2), (300, 4), (150, 8), (1, 8)]
+)
+def test_a_jpeg_is_reduced_while_its_shorter_side_stays_long_enough(tmp_path, short_side, factor):
+    pixels = cv2.resize(cv2.imread(str(SAMPLES / "building.jpg")), (1737, 1200), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(tmp_path / "a.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    photo = load(tmp_path / "a.jpg", short_side=short_side)
+    assert photo.pixels.shape == (-(-1200 // factor), -(-1737 // factor), 3)
+    assert photo.size == (None if factor == 1 else (1200, 1737))
+    whole = load(tmp_path / "a.jpg").pixels
+    height, width = photo.pixels.shape[:2]
+    same = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.abs(photo.pixels.astype(float) - same).mean() < 8
+    assert load(tmp_path / "a.png", short_side=short_side).size is None
+
+
+def test_a_turned_jpeg_that_was_reduced_keeps_its_turned_size():
+    turned = with_segment(encode(smooth(800, 1000), ".jpg"), b"Exif\0\0" + exif(6))
+    photo = load(turned, short_side=100)
+    assert photo.size == (1000, 800) and photo.pixels.shape == (125, 100, 3)
+    upright = np.rot90(smooth(800, 1000), -1)[4::8, 4::8]
+    assert np.abs(photo.pixels.astype(float) - upright).mean() < 4
+
+
+def test_a_geometry_fits_the_photo_at_another_size():
+    whole = preprocess(smooth(400, 600), InputSpec(64, 64, resize="crop"))[1]
+    half = preprocess(smooth(200, 300), InputSpec(64, 64, resize="crop"))[1].resized(400, 600)
+    assert (half.photo_height, half.photo_width) == (400, 600)
+    assert half.field == pytest.approx(whole.field, abs=2)

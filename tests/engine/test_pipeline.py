@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import ARTIFACTS, MODEL
+from common import ARTIFACTS, MODEL, SAMPLES
 from simmap.engine import ArtifactError, ConfigError, Engine, ImageError
 from simmap.engine.errors import SimmapError
 from simmap.engine.image import Source
@@ -187,3 +187,18 @@ def test_the_engine_imports_nothing_of_export(photos: tuple[Path, Path]) -> None
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_fast_decoding_keeps_geometry_and_hardly_changes_embeddings(tmp_path: Path) -> None:
+    pixels = cv2.resize(
+        cv2.imread(str(SAMPLES / "building.jpg")), (3000, 2073), interpolation=cv2.INTER_CUBIC
+    )
+    cv2.imwrite(str(tmp_path / "large.jpg"), pixels)
+    vectors = []
+    for fast in (False, True):
+        engine = Engine(MODEL, device="cpu", fast_decode=fast)
+        vectors += engine.vectors([tmp_path / "large.jpg"])
+    full, reduced = vectors
+    assert reduced.geometry == full.geometry
+    assert (full.embedding != reduced.embedding).any()
+    assert cosine(full.embedding, reduced.embedding) > 0.99

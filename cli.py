@@ -501,7 +501,7 @@ def export(arguments: argparse.Namespace) -> None:
 
     names = (
         "torchvision", "timm", "module", "onnx", "weights", "pool", "p", "conv_layer", "embedding", "size",
-        "dynamic", "mean", "std", "colour", "resize", "kernel", "crop_fraction", "precision",
+        "dynamic", "mean", "std", "colour", "resize", "kernel", "crop_fraction", "precision", "calibrate",
     )  # fmt: skip
     flags = {name: getattr(arguments, name) for name in names}
     # Before the heavy imports: a mistake in a recipe is told at once.
@@ -539,6 +539,9 @@ def export(arguments: argparse.Namespace) -> None:
             f"{check.name:24} {check.images:16} {check.batch:>5} {check.absolute:>10.2e} "
             f"{check.relative:>10.2e} {check.tolerance:>10.0e}"
         )
+    fidelity = {k: v for k, v in report.contract.fidelity.items() if not isinstance(v, dict)}
+    for name, value in fidelity.items():
+        print(f"int8 against fp32: {name.replace('_', ' ')} {value:.4g}")
     for note in report.notes:
         print(f"note: {note}")
     print(f"{report.path}: {report.size / 1e6:.1f} MB, {report.nodes} nodes")
@@ -549,7 +552,9 @@ def _engine(arguments: argparse.Namespace, index: "Index | None" = None) -> "Eng
     from simmap.engine.pipeline import Engine
 
     given = {
-        name: getattr(arguments, name) for name in ("model", "device") if getattr(arguments, name) is not None
+        name: getattr(arguments, name)
+        for name in ("model", "device", "fast_decode")
+        if getattr(arguments, name, None) is not None
     }
     if arguments.config is not None:
         return Engine.from_config(arguments.config, **given)
@@ -698,6 +703,12 @@ def _add_index(commands: Any) -> None:
             "--strict",
             action="store_true",
             help="stop at an image that cannot be read, instead of skipping it",
+        )
+        one.add_argument(
+            "--fast-decode",
+            action="store_true",
+            default=None,
+            help="decode large JPEG files at reduced size: faster, embeddings change a little",
         )
         _add_engine_options(one)
     remove = _add(
@@ -869,7 +880,14 @@ def _add_export(commands: Any) -> None:
     )
     network.add_argument("--embedding", metavar="NAME", help="output, pooled, or an ONNX tensor to cut at")
     network.add_argument(
-        "--precision", choices=("fp32", "fp16"), help="of the stored weights (default: fp32)"
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        help="of the stored weights (default: fp32); int8 also computes in int8",
+    )
+    network.add_argument(
+        "--calibrate",
+        metavar="FOLDER",
+        help="photos for int8, like those of its use: a third calibrates, the others judge",
     )
     image = parser.add_argument_group("input")
     image.add_argument("--size", help="224, or HxW")

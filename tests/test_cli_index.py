@@ -105,7 +105,7 @@ def test_fast_decoding_reduces_large_photos_only(simmap: Simmap, folder: Path) -
     cosines = (vectors[0] * vectors[1]).sum(axis=1)
     same = (vectors[0] == vectors[1]).all(axis=1)
     assert same.sum() == 7 and 0.99 < cosines[~same][0] < 1
-    heights = [json.loads(line)[3] for line in (folder.parent / "fast" / "images-1.jsonl").open()]
+    heights = [json.loads(line)[2] for line in (folder.parent / "fast" / "images-1.jsonl").open()]
     assert 1800 in heights  # the photo's own size is kept
 
 

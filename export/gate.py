@@ -157,7 +157,7 @@ def fidelity(full: Path, small: Path, items: Sequence[Item], required: Fidelity)
     labels = [item.label for item in items]
     try:
         recalls = [
-            retrieval(np.array([v.embedding for v in engine.vectors(sources)]), labels).recall_at_1
+            float(retrieval(np.array([v.embedding for v in engine.vectors(sources)]), labels).recall_at_1)
             for engine in engines
         ]
     except ConfigError:  # no labels, or each alone with its own

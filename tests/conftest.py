@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, settings
 
 from common import PHOTOS, Simmap
 
+# Neither these tests nor the processes that they start fill the user's cache of graphs.
+os.environ.setdefault("SIMMAP_CACHE", "")
+
 # A slow machine is not a failure; examples are drawn alike on every run.
 settings.register_profile(
     "simmap", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

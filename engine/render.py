@@ -10,6 +10,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -157,14 +158,15 @@ def overlay(
     whole = (0, 0, width, height)
     photo_height, photo_width = panel.pixels.shape[:2]
     photo = left, top, right, bottom = view.rectangle((0, 0, photo_width, photo_height))
-    picture = np.full((height, width, 3), PADDING, np.uint8)
+    picture = np.empty((height, width, 3), np.uint8)
+    if photo != whole:
+        picture[:] = PADDING
     picture[top:bottom, left:right] = _resize(panel.pixels, bottom - top, right - left)
     if panel.map is not None and panel.geometry is not None:
         field = x0, y0, x1, y1 = view.rectangle(panel.geometry.field)
-        values = cv2.resize(
-            np.asarray(panel.map, np.float64), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR
-        )
-        heated = _heat(picture[y0:y1, x0:x1], values, scale, opacity)
+        shares = np.asarray(panel.map / scale, np.float32)
+        values = cv2.resize(shares, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        heated = _heat(picture[y0:y1, x0:x1], np.asarray(values, np.float32), opacity)
         if field != whole:
             picture = np.rint(picture * np.float32(DIMMED)).astype(np.uint8)
         picture[y0:y1, x0:x1] = heated
@@ -328,8 +330,27 @@ def _check_options(scale: float, opacity: float, side: int, name: str) -> None:
 # --- heat ---------------------------------------------------------------------------------------
 
 
-def _heat(ground: Pixels, values: npt.NDArray[Any], scale: float, opacity: float) -> Pixels:
-    """``ground`` (h, w, 3) under the colours of the contributions ``values`` (h, w)."""
+def _heat(ground: Pixels, values: npt.NDArray[np.float32], opacity: float) -> Pixels:
+    """``ground`` (h, w, 3) under the colours of ``values`` (h, w), contributions over the scale."""
+    table = _heat_table(opacity)
+    result = np.empty_like(ground)
+    step = max(1, STRIP // ground.shape[1])
+    for strip in (slice(y, y + step) for y in range(0, len(ground), step)):
+        place = values[strip] * np.float32(STEPS)
+        np.clip(place, -STEPS, STEPS, out=place)
+        entry = table.take(np.rint(place, out=place).astype(np.int32) + STEPS, axis=0)
+        photo = np.ascontiguousarray(ground[strip])
+        grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
+        heated = photo * entry[..., 0:1]
+        heated += grey * entry[..., 1:2]
+        heated += entry[..., 2:]
+        result[strip] = np.rint(heated, out=heated)
+    return result
+
+
+@lru_cache(maxsize=4)
+def _heat_table(opacity: float) -> npt.NDArray[np.float32]:
+    """(2 STEPS + 1, 5): a pixel becomes photo * [0] + its grey * [1] + [2:], from against to for."""
     strength = np.abs(np.linspace(-1, 1, 2 * STEPS + 1))[:, None]
     half = strength[STEPS:, 0]
     warm, cool = (
@@ -339,18 +360,8 @@ def _heat(ground: Pixels, values: npt.NDArray[Any], scale: float, opacity: float
     colour = np.concatenate([cool[:0:-1], warm])
     alpha = opacity * strength**OPACITY_POWER
     fade = 1 - (1 - strength) ** FADE_POWER
-    # A pixel becomes photo * own + its grey * faded + heat.
-    own, faded, heat = (
-        part.astype(np.float32) for part in ((1 - fade) * (1 - alpha), fade * (1 - alpha), colour * alpha)
-    )
-    result = np.empty_like(ground)
-    step = max(1, STRIP // ground.shape[1])
-    for strip in (slice(y, y + step) for y in range(0, len(ground), step)):
-        place = np.rint(np.clip(values[strip] / scale, -1, 1) * STEPS).astype(np.intp) + STEPS
-        photo = np.ascontiguousarray(ground[strip])
-        grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None]
-        result[strip] = np.rint(photo * own[place] + grey * faded[place] + heat[place])
-    return result
+    parts = ((1 - fade) * (1 - alpha), fade * (1 - alpha), colour * alpha)
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 class _View:
@@ -431,10 +442,10 @@ def _legend(
     """The colour bar, on a light and on a dark ground as photos are, with its ticks and its meaning."""
     length, high = layout.px(BAR_LENGTH), layout.px(BAR)
     low = -scale if has_negative else 0.0
-    values = np.linspace(low, scale, length)[None].repeat(high, axis=0)
+    values = np.linspace(low / scale, 1, length, dtype=np.float32)[None].repeat(high, axis=0)
     ground = np.full((high, length, 3), LIGHT, np.uint8)
     ground[high // 2 :] = DARK
-    bar = _padded(_heat(ground, values, scale, opacity), high, width)
+    bar = _padded(_heat(ground, values, opacity), high, width)
     ticks = np.full((layout.px(SMALL + 9), width, 3), PAPER, np.uint8)
     for value in (low, 0.0, scale) if has_negative else (0.0, scale):
         x = round((value - low) / (scale - low) * (length - 1))

@@ -4,6 +4,7 @@ The graph stays plain ONNX: QuantizeLinear and DequantizeLinear around each conv
 Runtime fuses into integer kernels. What keeps the maps close to those of float32:
 
 - the first layers stay in float: what they lose, all others inherit, and there int8 gains least;
+- the sums of a residual network are taken in float, and only rounded where an int8 layer reads them;
 - a tensor's range is the one of least squared error, not the range of its extremes;
 - weights are rounded column by column, each column making good what the ones before it did to the
   layer's output on real photos (Frantar et al., GPTQ, ICLR 2023, arXiv 2210.17323), here with the
@@ -12,6 +13,9 @@ Runtime fuses into integer kernels. What keeps the maps close to those of float3
 
 Pooling, head and parts stay in float32 behind the dequantised feature map, so a map still sums to its
 score: it explains the network that runs.
+
+x86 CPUs without VNNI (before 2019) add pairs of products in 16 bits, which may saturate; the gate sees that
+only on the machine that exports.
 """
 
 import math
@@ -169,7 +173,8 @@ def _calibrate(
         count += 1
         for layer in layers:
             patches = _patches(layer, values[layer.input][0], rng)
-            gram, mean = patches.transpose(0, 2, 1) @ patches / patches.shape[1], patches.mean(axis=1)
+            gram = (patches / patches.shape[1]).transpose(0, 2, 1) @ patches
+            mean = patches.mean(axis=1)
             if count == 1:
                 layer.gram, layer.mean = gram, mean
             else:

@@ -235,7 +235,9 @@ def _round(layer: _Layer) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]
     mean = layer.mean.astype(np.float64)
     cost = layer.gram - mean[:, :, None] * mean[:, None, :]
     diagonal = np.einsum("gkk->gk", cost).copy()
-    cost += (DAMPING * diagonal.mean(axis=1) + 1e-12)[:, None, None] * np.eye(cost.shape[1])
+    # Of the whole, not the centred diagonal: it stands above what float32 left of a mean taken off.
+    size = np.einsum("gkk->g", layer.gram).astype(np.float64) / cost.shape[1]
+    cost += (DAMPING * size + 1e-12)[:, None, None] * np.eye(cost.shape[1])
     # The columns that matter most come first, while all the others are left to make good.
     order = np.argsort(-diagonal, axis=1, kind="stable")
     cost = np.take_along_axis(np.take_along_axis(cost, order[:, :, None], 1), order[:, None, :], 2)

@@ -431,3 +431,16 @@ def test_a_range_costs_no_more_than_that_of_the_extremes(values: npt.NDArray[Any
     chosen = quantize._range(values, low, high)
     assert low <= chosen[0] <= 0 <= chosen[1] <= high
     assert error(*chosen) <= error(low, high)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 1.0])
+def test_inputs_that_hardly_vary_are_rounded_all_the_same(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    x = (100 + spread * rng.normal(size=(1, 500, 200))).astype(np.float32)
+    built = layer(rng.normal(size=(4, 200, 1, 1)))
+    built.gram, built.mean = x.transpose(0, 2, 1) @ x / x.shape[1], x.mean(axis=1)
+    levels, steps, bias = quantize._round(built)
+    back = levels.reshape(4, -1) * steps[:, None].astype(np.float64)
+    mean = built.mean[0].astype(np.float64)
+    exact = built.weight.reshape(4, -1) @ mean
+    np.testing.assert_allclose(back @ mean + bias, exact, atol=1e-9 * np.abs(exact).max())

@@ -490,6 +490,9 @@ def inspect(arguments: argparse.Namespace) -> None:
     ]
     for name, value in rows:
         print(f"{name:12} {value}")
+    for name, value in contract.fidelity.items():
+        if not isinstance(value, dict):
+            print(f"{'fidelity':12} {name.replace('_', ' ')} {value:.4g}")
     for name, figures in contract.parity.items():
         print(f"{'parity':12} {name}: at most {figures['absolute']:.2e}, relative {figures['relative']:.2e}")
 

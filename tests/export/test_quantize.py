@@ -283,6 +283,14 @@ def test_the_engine_opens_it_without_torch_and_onnx(pair: Any, folder: Path) -> 
     )
 
 
+def test_inspect_shows_the_figures(pair: Any, simmap: Simmap) -> None:
+    large, small = pair
+    told = simmap("inspect", small.path).stdout
+    assert "precision    int8" in told
+    assert f"fidelity     map correlation {small.contract.fidelity['map_correlation']:.4g}" in told
+    assert "fidelity" not in simmap("inspect", large.path).stdout
+
+
 def test_photos_that_will_not_do(folder: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()

@@ -5,6 +5,7 @@ field and the mend (``--debug`` for the traceback).
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -24,6 +25,9 @@ DEFAULT_PICTURE = "similarity.png"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
     arguments = _parser().parse_args(argv)
+    # A path may hold what the terminal cannot show; that must not cost the results.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # OpenCV's own warnings would stand beside our one line.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     from simmap.engine.errors import SimmapError
@@ -205,7 +209,7 @@ def index_info(arguments: argparse.Namespace) -> None:
     for name, value in rows:
         print(f"{name:12} {value}")
     for label, count in sorted(labels.items()):
-        print(f"{'':12} {count:6} {label}")
+        print(f"{'':12} {count:6} {_shown(label)}")
 
 
 def _report_update(arguments: argparse.Namespace, index: "Index", done: "Update") -> None:
@@ -265,10 +269,10 @@ def search(arguments: argparse.Namespace) -> None:
         _print_json(reports if len(reports) > 1 else reports[0])
         return
     for one in [*whole, *found]:
-        print(f"query {one.name}{'' if one.weights is None else ', ranked by the region'}")
+        print(f"query {_shown(one.name)}{'' if one.weights is None else ', ranked by the region'}")
         for hit in one.hits:
             part = "" if hit.region_score is None else f"{hit.region_score:8.4f}"
-            print(f"{hit.rank:4} {hit.score:8.4f} {part} {hit.path}")
+            print(f"{hit.rank:4} {hit.score:8.4f} {part} {_shown(hit.path)}")
     if picture is not None:
         print(f"picture {picture}")
 
@@ -314,7 +318,7 @@ def class_(arguments: argparse.Namespace) -> None:
         _print_json({"class": name, **maps.report(), "picture": str(picture)})
         return
     for image in maps.report()["images"]:
-        print(f"{image['cohesion']:8.4f} {image['path']}")
+        print(f"{image['cohesion']:8.4f} {_shown(image['path'])}")
     print(f"picture {picture}")
 
 
@@ -361,7 +365,7 @@ def contrast(arguments: argparse.Namespace) -> None:
         same = "" if row.correlation is None else f"  maps correlate {row.correlation:.4f} with the row above"
         print(f"{row.name}{recall}{same}")
         for candidate in row.candidates:
-            print(f"{candidate.score:8.4f} {candidate.image.path}")
+            print(f"{candidate.score:8.4f} {_shown(candidate.image.path)}")
     print(f"picture {picture}")
 
 
@@ -592,6 +596,11 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _shown(name: str) -> str:
+    """``name`` on one line, whatever a file system allows."""
+    return name if name.isprintable() else repr(name)
 
 
 def _print_json(data: Any) -> None:

@@ -157,6 +157,19 @@ def test_search_prints_a_table_and_takes_several_queries_and_embeddings(simmap: 
     assert cv2.imread(str(folder.parent / "g.png")) is not None
 
 
+def test_names_that_no_terminal_can_show_do_not_cost_the_results(simmap: Simmap, folder: Path) -> None:
+    (folder / "line\nbreak").mkdir()
+    shutil.copy(SAMPLES / "home.jpg", folder / "line\nbreak" / "ä.jpg")
+    shutil.copy(SAMPLES / "home.jpg", os.fsencode(folder / "box") + b"/\xff.jpg")
+    assert report(simmap("index", "build", "photos", "-o", "ix", "--json"))["images"] == 9
+    done = simmap("search", "ix", "photos/fruits.jpg", "-k", "9", "-o", "g.png", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 + 9 + 1
+    assert r"line\nbreak/\xe4.jpg" in done.stdout and r"\udcff.jpg" in done.stdout
+    paths = report(simmap("index", "info", "ix", "--json"))["paths"]
+    assert os.fsencode(folder / "box") + b"/\xff.jpg" in [os.fsencode(path) for path in paths]
+
+
 def test_the_index_knows_its_model(simmap: Simmap, folder: Path) -> None:
     report(simmap("index", "build", "photos", "-o", "ix", "--model", AVG, "--json"))
     # Nobody has to say which model it was,

@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from simmap.engine.errors import SimmapError, shown
+
 if TYPE_CHECKING:
     from simmap.engine.index import Index, Update
     from simmap.engine.pipeline import Engine
@@ -30,8 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     # OpenCV's own warnings would stand beside our one line.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    from simmap.engine.errors import SimmapError
-
     try:
         arguments.command(arguments)
         sys.stdout.flush()
@@ -61,10 +61,8 @@ def _fail(error: BaseException, line: str, debug: bool) -> int:
 def compare(arguments: argparse.Namespace) -> None:
     """``simmap compare``: the score of two images and the picture of where it comes from."""
     from simmap.engine.files import check_output
-    from simmap.engine.render import check_format
 
-    picture = check_output(arguments.output or DEFAULT_PICTURE, force=arguments.force)
-    check_format(picture)
+    picture = _picture(arguments)
     maps = None if arguments.maps is None else check_output(arguments.maps, force=arguments.force)
     engine = _engine(arguments)
     pair = engine.compare(arguments.first, arguments.second)
@@ -209,7 +207,7 @@ def index_info(arguments: argparse.Namespace) -> None:
     for name, value in rows:
         print(f"{name:12} {value}")
     for label, count in sorted(labels.items()):
-        print(f"{'':12} {count:6} {_shown(label)}")
+        print(f"{'':12} {count:6} {shown(label)}")
 
 
 def _report_update(arguments: argparse.Namespace, index: "Index", done: "Update") -> None:
@@ -248,7 +246,7 @@ def search(arguments: argparse.Namespace) -> None:
         arguments.usage("--region and --mask need one image to search for")
     if arguments.compare_whole and not region:
         arguments.usage("--compare-whole needs --region or --mask")
-    picture = _picture(arguments)
+    picture = None if arguments.output is None else _picture(arguments)
     index = Index(arguments.index)
     mask = None if arguments.mask is None else load_mask(arguments.mask)
     engine = _engine(arguments, index)
@@ -269,10 +267,10 @@ def search(arguments: argparse.Namespace) -> None:
         _print_json(reports if len(reports) > 1 else reports[0])
         return
     for one in [*whole, *found]:
-        print(f"query {_shown(one.name)}{'' if one.weights is None else ', ranked by the region'}")
+        print(f"query {shown(one.name)}{'' if one.weights is None else ', ranked by the region'}")
         for hit in one.hits:
             part = "" if hit.region_score is None else f"{hit.region_score:8.4f}"
-            print(f"{hit.rank:4} {hit.score:8.4f} {part} {_shown(hit.path)}")
+            print(f"{hit.rank:4} {hit.score:8.4f} {part} {shown(hit.path)}")
     if picture is not None:
         print(f"picture {picture}")
 
@@ -310,7 +308,6 @@ def class_(arguments: argparse.Namespace) -> None:
         _, outside = index.get([entry.id for entry in entries if entry.id not in inside])
     maps = class_maps(engine, members, outside=outside)
     against = ", less what they share with the rest" if arguments.rest else ""
-    assert picture is not None
     write_picture(
         picture, maps.render(f"{name}: what {len(members)} images share{against}"), force=arguments.force
     )
@@ -318,7 +315,7 @@ def class_(arguments: argparse.Namespace) -> None:
         _print_json({"class": name, **maps.report(), "picture": str(picture)})
         return
     for image in maps.report()["images"]:
-        print(f"{image['cohesion']:8.4f} {_shown(image['path'])}")
+        print(f"{image['cohesion']:8.4f} {shown(image['path'])}")
     print(f"picture {picture}")
 
 
@@ -326,7 +323,6 @@ def contrast(arguments: argparse.Namespace) -> None:
     """``simmap contrast``: one query under several models."""
     from simmap.engine.dataset import find_images
     from simmap.engine.figures import contrast as run
-    from simmap.engine.pipeline import Engine
     from simmap.engine.render import write_picture
 
     # `--models A B QUERY IMAGE`: argparse gives the images to --models too.
@@ -347,15 +343,8 @@ def contrast(arguments: argparse.Namespace) -> None:
         candidates, k = [item.path for item in items], arguments.k
         if any(item.label is not None for item in items):
             labels = [item.label for item in items]
-    options = {} if arguments.device is None else {"device": arguments.device}
-    engines = [
-        Engine(model, **options)
-        if arguments.config is None
-        else Engine.from_config(arguments.config, model=model, **options)
-        for model in models
-    ]
+    engines = [_engine(arguments, model=model) for model in models]
     result = run(engines, images[0], candidates, names=names, labels=labels, k=k)
-    assert picture is not None
     write_picture(picture, result.render(), force=arguments.force)
     if arguments.json:
         _print_json({**result.report(), "picture": str(picture)})
@@ -365,13 +354,13 @@ def contrast(arguments: argparse.Namespace) -> None:
         same = "" if row.correlation is None else f"  maps correlate {row.correlation:.4f} with the row above"
         print(f"{row.name}{recall}{same}")
         for candidate in row.candidates:
-            print(f"{candidate.score:8.4f} {_shown(candidate.image.path)}")
+            print(f"{candidate.score:8.4f} {shown(candidate.image.path)}")
     print(f"picture {picture}")
 
 
 def contribution(arguments: argparse.Namespace) -> None:
     """``simmap contribution``: how many features make a score."""
-    from simmap.engine.curves import check_plot, contribution_curve
+    from simmap.engine.curves import MARKED, check_plot, contribution_curve
     from simmap.engine.dataset import find_images, read_pairs, sample_pairs
 
     if (arguments.pairs_file is None) == (arguments.folder is None):
@@ -387,7 +376,7 @@ def contribution(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _print_json({**curve.report(), "picture": str(picture)})
         return
-    k = min(10, len(curve.mean))
+    k = min(MARKED, len(curve.mean))
     low, high = curve.low[k - 1], curve.high[k - 1]
     print(f"pairs              {len(curve.pairs)}, mean score {curve.scores.mean():.4f}")
     if curve.left_out:
@@ -404,7 +393,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from simmap.engine.curves import check_plot, faithfulness
     from simmap.engine.dataset import find_images, sample_pairs
     from simmap.engine.evaluate import agreement, retrieval
-    from simmap.engine.pipeline import Engine
 
     if (arguments.output is not None) > arguments.faithfulness:
         arguments.usage("-o is the curve of --faithfulness")
@@ -416,22 +404,22 @@ def evaluate(arguments: argparse.Namespace) -> None:
     engine = _engine(arguments)
     engines = [engine]
     if arguments.against is not None:
-        given = {"model": arguments.against, "device": engine.options.device}
-        other = Engine(**given)
-        if arguments.config is not None:
-            other = Engine.from_config(arguments.config, **given)
-        engines.append(other)
+        engines.append(_engine(arguments, model=arguments.against))
     report: dict[str, Any] = {"folder": str(arguments.folder), "models": []}
+    embeddings = []
     for one in engines:
         vectors = []
         with _progress("images") as tell:
             for vector in one.vectors(paths):
                 vectors.append(vector.embedding)
                 tell(len(vectors), len(paths))
-        figures = retrieval(np.array(vectors), labels).report()
+        embeddings.append(np.array(vectors))
+        figures = retrieval(embeddings[-1], labels).report()
         report["models"].append({"model": str(one.model), "device": one.device, **figures})
     if arguments.against is not None:
-        compared = agreement(engine, other, paths, pairs=arguments.pairs, seed=arguments.seed)
+        compared = agreement(
+            engine, engines[1], paths, embeddings=embeddings, pairs=arguments.pairs, seed=arguments.seed
+        )
         report["agreement"] = compared.report()
     if arguments.faithfulness:
         pairs = sample_pairs(items, arguments.pairs, seed=arguments.seed)
@@ -554,15 +542,22 @@ def export(arguments: argparse.Namespace) -> None:
     print(f"{report.path}: {report.size / 1e6:.1f} MB, {report.nodes} nodes")
 
 
-def _engine(arguments: argparse.Namespace, index: "Index | None" = None) -> "Engine":
-    """The engine that the options ask for; by default with the model that made the index."""
+def _engine(
+    arguments: argparse.Namespace, index: "Index | None" = None, *, model: str | None = None
+) -> "Engine":
+    """The engine that the options ask for; by default with the model that made the index.
+
+    ``model`` stands in for --model where a command takes several.
+    """
     from simmap.engine.pipeline import Engine
 
-    given = {
+    given: dict[str, Any] = {
         name: getattr(arguments, name)
         for name in ("model", "device", "fast_decode")
         if getattr(arguments, name, None) is not None
     }
+    if model is not None:
+        given["model"] = model
     if arguments.config is not None:
         return Engine.from_config(arguments.config, **given)
     if index is not None and Path(index.model).is_file():
@@ -570,15 +565,14 @@ def _engine(arguments: argparse.Namespace, index: "Index | None" = None) -> "Eng
     return Engine(**given)
 
 
-def _picture(arguments: argparse.Namespace) -> Path | None:
+def _picture(arguments: argparse.Namespace) -> Path:
     """The picture to write, refused before any work is done for it if it cannot be."""
     from simmap.engine.files import check_output
     from simmap.engine.render import check_format
 
-    if arguments.output is None:
-        return None
-    check_format(arguments.output)
-    return check_output(arguments.output, force=arguments.force)
+    picture = check_output(arguments.output, force=arguments.force)
+    check_format(picture)
+    return picture
 
 
 @contextmanager
@@ -596,11 +590,6 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-def _shown(name: str) -> str:
-    """``name`` on one line, whatever a file system allows."""
-    return name if name.isprintable() else repr(name)
 
 
 def _print_json(data: Any) -> None:
@@ -677,7 +666,9 @@ def _add_compare(commands: Any) -> None:
     )
     parser.add_argument("first", metavar="A", help="image: JPEG, PNG, WebP, TIFF or BMP")
     parser.add_argument("second", metavar="B", help="image to compare it with")
-    parser.add_argument("-o", "--output", help=f"picture to write (default: {DEFAULT_PICTURE})")
+    parser.add_argument(
+        "-o", "--output", default=DEFAULT_PICTURE, help=f"picture to write (default: {DEFAULT_PICTURE})"
+    )
     parser.add_argument("--maps", metavar="OUT.npz", help="also write the maps as a NumPy archive")
     parser.add_argument(
         "--point",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from simmap.engine.errors import ConfigError
+from simmap.engine.files import absolute
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
@@ -49,8 +50,8 @@ def find_images(folder: str | Path, labels: str | Path | None = None) -> list[It
         raise ConfigError(f"{folder}: has no images ({', '.join(sorted(SUFFIXES))})")
     if labels is None:
         return [Item(str(folder / name), name.parts[0] if len(name.parts) > 1 else None) for name in names]
-    given = _read_labels(Path(labels), folder, {_absolute(folder / name) for name in names})
-    return [Item(str(folder / name), given.get(_absolute(folder / name))) for name in names]
+    given = _read_labels(Path(labels), folder, {absolute(folder / name) for name in names})
+    return [Item(str(folder / name), given.get(absolute(folder / name))) for name in names]
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -72,15 +73,10 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             yield Path(entry.name)
 
 
-def _absolute(path: Path) -> str:
-    # Not resolve(): two links to one photo are two images.
-    return os.path.abspath(path)  # noqa: PTH100
-
-
 def _read_labels(path: Path, folder: Path, known: set[str]) -> dict[str, str]:
     labels = {}
     for line, row in _rows(path, ("path", "label")):
-        image = _absolute(folder / row["path"])
+        image = absolute(folder / row["path"])
         if image not in known:
             raise ConfigError(f"{path}: line {line} names {row['path']}, which is no image in {folder}")
         if row["label"]:

@@ -1,6 +1,11 @@
 """The errors of simmap: one base class, one line each, naming the file or field and the mend."""
 
 
+def shown(name: str) -> str:
+    """``name`` on one line: line breaks and undecodable bytes would spoil an error or a table."""
+    return name if name.isprintable() and name else repr(name)
+
+
 class SimmapError(Exception):
     """A failure that its reader can mend; ``str(error)`` is one line that says how."""
 

@@ -126,7 +126,13 @@ class Agreement:
 
 
 def agreement(
-    engine: Engine, other: Engine, sources: Sequence[Source], *, pairs: int = 200, seed: int = 0
+    engine: Engine,
+    other: Engine,
+    sources: Sequence[Source],
+    *,
+    embeddings: Sequence[Array] | None = None,
+    pairs: int = 200,
+    seed: int = 0,
 ) -> Agreement:
     """Hold a second model against a first: a smaller precision, or a new checkpoint.
 
@@ -134,6 +140,7 @@ def agreement(
         engine: the model that is trusted.
         other: the one that may take its place; its embeddings may have another size.
         sources: at least three images.
+        embeddings: (n, D) of the sources by each of the two models, where they are known already.
         pairs: of how many images, drawn by ``seed``, whole rankings and the maps with their nearest are
             compared; nearest images are compared for all.
         seed: of the draw.
@@ -144,10 +151,11 @@ def agreement(
     """
     if len(sources) < 3 or pairs < 1:
         raise ConfigError(f"models are compared on at least 3 images and 1 pair, not {len(sources)}, {pairs}")
-    units = [
-        decompose.unit(np.array([vector.embedding for vector in model.vectors(sources)]))
-        for model in (engine, other)
-    ]
+    if embeddings is None:
+        embeddings = [
+            np.array([vector.embedding for vector in model.vectors(sources)]) for model in (engine, other)
+        ]
+    units = [decompose.unit(each) for each in embeddings]
     every = range(len(sources))
     nearest = [dict(_nearest(unit, every, 5)) for unit in units]
     same = [nearest[0][i][0] == nearest[1][i][0] for i in every]

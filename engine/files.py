@@ -9,6 +9,11 @@ from pathlib import Path
 from simmap.engine.errors import OutputError
 
 
+def absolute(path: str | Path) -> str:
+    """The path from the root, with links kept: two links to one photo are two images."""
+    return os.path.abspath(path)  # noqa: PTH100
+
+
 def check_output(path: str | Path, *, force: bool) -> Path:
     """Refuse an output path before any work is done for it.
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simmap.engine.artifact import InputSpec
-from simmap.engine.errors import ImageError
+from simmap.engine.errors import ImageError, shown
 
 Pixels = npt.NDArray[np.uint8]
 Format = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP"]
@@ -254,18 +254,18 @@ def load(
         return source
     if isinstance(source, np.ndarray):
         name = name or "<array>"
-        return Photo(_checked(source, _shown(name)), name)
+        return Photo(_checked(source, shown(name)), name)
     if isinstance(source, bytes):
         name = name or "<bytes>"
         return _decode(source, max_pixels, name, short_side)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
-            f"{_shown(name or '<image>')}: cannot load a {type(source).__name__}; "
+            f"{shown(name or '<image>')}: cannot load a {type(source).__name__}; "
             "give a path, the bytes of an image file or a uint8 array (h, w, 3)"
         )
     path = os.fsdecode(source)
     name = name or path
-    return _decode(_read(path, _shown(name)), max_pixels, name, short_side)
+    return _decode(_read(path, shown(name)), max_pixels, name, short_side)
 
 
 def load_mask(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.bool_]:
@@ -278,11 +278,6 @@ def load_mask(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIX
     if not mask.any():
         raise ImageError(f"{os.fsdecode(path)}: the mask is dark everywhere; draw the region in white")
     return np.asarray(mask)
-
-
-def _shown(name: str) -> str:
-    """``name`` as an error shows it: line breaks and undecodable bytes would spoil its one line."""
-    return name if name.isprintable() and name else repr(name)
 
 
 def _checked(array: npt.NDArray[np.uint8], name: str) -> Pixels:
@@ -344,7 +339,7 @@ def _require_format(head: bytes, name: str) -> Format:
 
 
 def _decode(data: bytes, max_pixels: int, given: str, short_side: int | None) -> Photo:
-    name = _shown(given)
+    name = shown(given)
     found = _require_format(data[:_HEAD_BYTES], name)
     try:
         header = _PARSERS[found](data)

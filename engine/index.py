@@ -31,7 +31,7 @@ from simmap.engine.artifact import from_mapping
 from simmap.engine.dataset import Item
 from simmap.engine.decompose import Array
 from simmap.engine.errors import DecompositionError, ImageError, OutputError, SimmapError, StoreError
-from simmap.engine.files import replacing
+from simmap.engine.files import absolute, replacing
 from simmap.engine.image import Source
 from simmap.engine.pipeline import Engine
 
@@ -177,7 +177,7 @@ class Index:
         Raises:
             StoreError: the folder is another index or holds other files, or cannot be written.
         """
-        path, root = Path(path), _absolute(root)
+        path, root = Path(path), absolute(root)
         try:
             path.mkdir(exist_ok=True)
             if not (path / MANIFEST).exists() and not all(_is_ours(p.name) for p in path.iterdir()):
@@ -186,7 +186,7 @@ class Index:
                 if not (path / MANIFEST).exists():
                     # Not to be written over: a reader may still look at what was here.
                     _remove_stale(path, 0)
-                    model, dimension = _absolute(engine.model), engine.contract.dimension
+                    model, dimension = absolute(engine.model), engine.contract.dimension
                     _write_manifest(path, _Manifest(SCHEMA, model, identity(engine), dimension, root))
         except OutputError as error:
             raise StoreError(str(error)) from error
@@ -227,8 +227,8 @@ class Index:
 
     def id_of(self, path: str | Path) -> str:
         """The id of the image file ``path``."""
-        absolute = Path(_absolute(path))
-        return str(absolute.relative_to(self.root) if absolute.is_relative_to(self.root) else absolute)
+        whole = Path(absolute(path))
+        return str(whole.relative_to(self.root) if whole.is_relative_to(self.root) else whole)
 
     def check_model(self, engine: Engine) -> None:
         """Refuse to mix the vectors of two models.
@@ -621,11 +621,6 @@ def update_index(
 
 
 # --- files --------------------------------------------------------------------------------------
-
-
-def _absolute(path: str | Path) -> str:
-    # Not resolve(): two links to one photo are two images.
-    return os.path.abspath(path)  # noqa: PTH100
 
 
 @contextmanager

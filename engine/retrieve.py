@@ -17,7 +17,7 @@ from simmap.engine.decompose import Array
 from simmap.engine.errors import ConfigError, DecompositionError, ImageError, StoreError
 from simmap.engine.image import Source, region_weights
 from simmap.engine.index import VectorStore
-from simmap.engine.pipeline import Engine
+from simmap.engine.pipeline import Engine, Vector
 from simmap.engine.render import Panel
 
 Box = tuple[float, float, float, float]
@@ -114,10 +114,14 @@ def search(
         raise ConfigError(
             f"a region belongs to one query, there are {len(sources)}; search for one at a time"
         )
-    queries = list(engine.vectors(sources))
-    directions, weights = [decompose.unit(query.embedding) for query in queries], None
-    if region:
+    weights = None
+    queries: list[Vector]
+    if not region:
+        queries = list(engine.vectors(sources))
+        directions = [decompose.unit(query.embedding) for query in queries]
+    else:
         (query,) = engine.embed(sources)
+        queries = [query]
         weights = region_weights(query.geometry, *query.parts.shape[:2], boxes=boxes, mask=mask)
         directions = [decompose.region_query(query.parts, query.embedding, weights)]
         if not directions[0].any():
@@ -275,12 +279,12 @@ def _per_class(store: VectorStore, direction: Array, k: int, own: str | None) ->
     best: dict[str, tuple[str, float]] = {}
     size, seen = max(PAGE, 8 * k), 0
     while True:
-        (hits,) = store.search(direction[None], size)
+        (hits,) = store.search(direction[None], size, exclude=() if own is None else (own,))
         for start in range(seen, len(hits), PAGE):
             page = hits[start : start + PAGE]
             entries, _ = store.get([name for name, _ in page])
             for hit, entry in zip(page, entries, strict=True):
-                if entry.label is not None and hit[0] != own:
+                if entry.label is not None:
                     best.setdefault(entry.label, hit)
             if len(best) >= k:
                 return list(best.values())[:k]

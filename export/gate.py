@@ -152,14 +152,12 @@ def fidelity(full: Path, small: Path, items: Sequence[Item], required: Fidelity)
     """
     engines = [Engine(path, device="cpu") for path in (full, small)]
     sources = [item.path for item in items]
-    figures = agreement(engines[0], engines[1], sources).report()
+    embeddings = [np.array([v.embedding for v in engine.vectors(sources)]) for engine in engines]
+    figures = agreement(engines[0], engines[1], sources, embeddings=embeddings).report()
     reached = dict(figures)
     labels = [item.label for item in items]
     try:
-        recalls = [
-            float(retrieval(np.array([v.embedding for v in engine.vectors(sources)]), labels).recall_at_1)
-            for engine in engines
-        ]
+        recalls = [float(retrieval(each, labels).recall_at_1) for each in embeddings]
     except ConfigError:  # no labels, or each alone with its own
         recalls = []
     if recalls:

@@ -11,3 +11,11 @@ ARTIFACTS = ROOT / "tests" / "artifacts"
 SAMPLES = ROOT / "tests" / "photos"
 
 Simmap = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def failed(done: "subprocess.CompletedProcess[str]", told: str, code: int = 1) -> None:
+    """One line on stderr that says it, the right exit code, nothing on stdout."""
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert done.stderr.startswith("simmap") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""

@@ -14,15 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common import MODEL, ROOT, Simmap
-
-
-def failed(done: "subprocess.CompletedProcess[str]", told: str, code: int = 1) -> None:
-    """One line on stderr that says it, the right exit code, nothing on stdout."""
-    assert done.returncode == code, done.stderr
-    assert told in done.stderr
-    assert done.stderr.startswith("simmap") and done.stderr.count("\n") == 1, done.stderr
-    assert done.stdout == ""
+from common import MODEL, ROOT, Simmap, failed
 
 
 def written(tmp_path: Path) -> list[str]:

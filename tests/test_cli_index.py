@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from common import ARTIFACTS, MODEL, PHOTOS, SAMPLES, Simmap
+from common import ARTIFACTS, MODEL, PHOTOS, SAMPLES, Simmap, failed
 
 AVG = ARTIFACTS / "avg.onnx"
 
@@ -33,14 +33,6 @@ def folder(tmp_path: Path) -> Path:
             shutil.copy(path, root / label)
     shutil.copy(SAMPLES / "fruits.jpg", root)
     return root
-
-
-def failed(done: "subprocess.CompletedProcess[str]", told: str, code: int = 1) -> None:
-    """One line on stderr that says it, the right exit code, nothing on stdout."""
-    assert done.returncode == code, done.stderr
-    assert told in done.stderr
-    assert done.stderr.startswith("simmap") and done.stderr.count("\n") == 1, done.stderr
-    assert done.stdout == ""
 
 
 def report(done: "subprocess.CompletedProcess[str]") -> dict:  # type: ignore[type-arg]

@@ -265,8 +265,10 @@ def test_memory_does_not_grow_with_the_number_of_images(batch_size: int | None) 
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_an_interrupt_ends_a_stream(batch_size: int | None) -> None:
     code = (
-        "import itertools, sys\n"
+        "import itertools, signal, sys\n"
         "from simmap.engine import Engine\n"
+        # A shell starts what it puts into the background with interrupts ignored, and that is inherited.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "engine = Engine(sys.argv[1], device='cpu', threads=4, cache=False)\n"
         "for vector in engine.embed(itertools.repeat(sys.argv[2]), batch_size=eval(sys.argv[3])):\n"
         "    print('going', flush=True)\n"

@@ -884,8 +884,8 @@ def _add_export(commands: Any) -> None:
     network.add_argument("--embedding", metavar="NAME", help="output, pooled, or an ONNX tensor to cut at")
     network.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "int8"),
-        help="of the stored weights (default: fp32); int8 also computes in int8",
+        choices=("fp32", "fp16", "fp16-cuda", "int8"),
+        help="of the stored weights (default: fp32); fp16-cuda and int8 also compute in it",
     )
     network.add_argument(
         "--calibrate",

@@ -36,7 +36,7 @@ Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]
 Pooling = Literal["avg", "max", "gem", "avgmax", "catavgmax", "weights", "flatten"]
 Head = Literal["none", "affine"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "fp16-cuda", "int8"]
 Triple = tuple[float, float, float]
 
 
@@ -84,6 +84,7 @@ class Contract:
         channels, dimension: C of ``conv`` and D of the embedding.
         grid_height, grid_width: H and W of ``conv`` at the default input size.
         precision: how the weights are stored; ``fp16`` is stored as float16, computed in float32;
+            ``fp16-cuda`` is stored and computed as float16 up to ``conv``, in float32 from there on;
             ``int8`` is stored and computed as int8 in most convolutions, in float32 elsewhere.
         source: where the network came from: ``kind``, ``name`` and what else export recorded.
         versions: of the libraries that made the artifact.

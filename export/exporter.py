@@ -16,9 +16,9 @@ from simmap.engine.artifact import Contract, InputSpec, Pooling, Precision, Trip
 from simmap.engine.errors import ExportError
 from simmap.engine.files import check_output, replacing
 from simmap.engine.session import open_session
-from simmap.export import gate
+from simmap.export import float16, gate
 from simmap.export.gate import Check, Reference
-from simmap.export.graph import constant_part, expose, fingerprint, has_head, store_fp16
+from simmap.export.graph import constant_part, expose, fingerprint, has_head
 from simmap.export.onnx_source import Exposure, Graph, analyse, load_onnx
 from simmap.export.quantize import quantize
 from simmap.export.recipe import Recipe
@@ -96,8 +96,6 @@ def export(
         f"head {'affine' if has_head(exposure) else 'none'}"
     )
     model = expose(source.graph, exposure, spec)
-    if recipe.precision == "fp16":
-        store_fp16(model)
     bias = constant_part(exposure)
     progress("checking against the source at batch 1 and 3, on random and on real images")
     sizes = [(spec.height, spec.width)]
@@ -105,17 +103,28 @@ def export(
         sizes.append((spec.height + SECOND_SIZE[0], spec.width + SECOND_SIZE[1]))
     # What is quantised is the float32 graph, so that is the one that must agree with the source.
     stored: Precision = "fp32" if recipe.precision == "int8" else recipe.precision
-    checks = gate.check(
-        model, exposure, spec, source.reference(exposure), precision=stored, bias=bias, sizes=sizes
-    )
-    gate.require(checks)
+    reference = source.reference(exposure)
+
+    def compared(form: onnx.ModelProto) -> list[Check]:
+        return gate.check(form, exposure, spec, reference, precision=stored, bias=bias, sizes=sizes)
+
+    checks: list[Check] = []
+    if recipe.precision == "fp16-cuda":
+        checks += [
+            replace(each, images=f"{each.images}, rounded") for each in compared(float16.rounded(model))
+        ]
+        model = float16.compute(model)
+    if recipe.precision in ("fp16", "fp16-cuda"):
+        float16.store(model)
+    checks += compared(model)
+    gate.require(checks, precision=stored)
     contract = _contract(stored, source, exposure, spec, model, bias, checks)
     if recipe.precision == "int8":
         calibration, held_out = recipe.split_photos()
         progress(f"calibrating on {len(calibration)} photos of {recipe.calibrate}")
         full, model = model, quantize(model, spec, [item.path for item in calibration])
         checks += gate.check(model, exposure, spec, None, precision="int8", bias=bias, sizes=sizes)
-        gate.require(checks)
+        gate.require(checks, precision="int8")
         progress(f"comparing with float32 on {len(held_out)} other photos")
         with TemporaryDirectory() as folder:
             paths = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"

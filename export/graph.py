@@ -17,10 +17,7 @@ from simmap.export.onnx_source import Exposure, Graph
 RESERVED = ("image", "conv", "pooled", "embedding", "parts")
 # Tensors that are added are called OURS..., those of the source whose names clash SOURCE....
 OURS, SOURCE = "simmap/", "source/"
-NORMALISED = f"{OURS}normalised"
-# Weights smaller than this (in numbers) stay float32 in an fp16 artifact: they are biases and
-# scales, weigh nothing, and lose the most.
-FP16_MIN_SIZE = 1024
+NORMALISED, NETWORK_INPUT = f"{OURS}normalised", f"{OURS}network_input"
 
 
 def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto:
@@ -156,7 +153,7 @@ class _Builder:
             tensor = self.add("Add", [tensor, self.floats(-mean / std, "shift")], "normalised")
             if self.source.input_type != TensorProto.FLOAT:
                 tensor = self.add("Cast", [tensor], "typed", to=self.source.input_type)
-        self.front.append(helper.make_node("Identity", [tensor], [self.image], name="simmap/network_input"))
+        self.front.append(helper.make_node("Identity", [tensor], [self.image], name=NETWORK_INPUT))
         self.head = body_head
 
     def add_conv(self, exposure: Exposure) -> None:
@@ -373,29 +370,6 @@ def constant_part(exposure: Exposure) -> npt.NDArray[np.floating[Any]] | None:
             place = matrix * place if matrix.ndim == 1 else matrix @ place
         bias = bias + place
     return bias if bias.any() else None
-
-
-def store_fp16(model: onnx.ModelProto) -> None:
-    """Store the weights as float16, cast back at load: half the file, float32 arithmetic.
-
-    Raises:
-        ExportError: a weight is too large for float16.
-    """
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < FP16_MIN_SIZE:
-            continue
-        value = numpy_helper.to_array(tensor)
-        if np.abs(value).max() > np.finfo(np.float16).max:
-            raise ExportError(f"weight {tensor.name!r} is too large for float16; use precision fp32")
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f"{name}_fp16"))
-        casts.append(
-            helper.make_node("Cast", [tensor.name], [name], name=f"{name}_fp32", to=TensorProto.FLOAT)
-        )
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
 
 
 def fingerprint(model: onnx.ModelProto, spec: InputSpec, settings: dict[str, Any]) -> str:

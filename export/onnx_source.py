@@ -276,6 +276,26 @@ def plain_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     )
 
 
+def raise_opset(model: onnx.ModelProto, least: int, purpose: str) -> onnx.ModelProto:
+    """A copy of the model at opset ``least``, or at its own where that is later.
+
+    Raises:
+        ExportError: it cannot be converted; ``purpose`` says what needs the opset.
+    """
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if opset >= least:
+        return copy
+    try:
+        return onnx.version_converter.convert_version(copy, least)
+    except Exception as error:
+        told = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"{purpose} needs opset {least}, and the graph cannot be converted ({told})"
+        ) from error
+
+
 def analyse(
     graph: Graph,
     *,

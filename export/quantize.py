@@ -33,7 +33,7 @@ from onnx import TensorProto, helper, numpy_helper
 from simmap.engine import image
 from simmap.engine.artifact import InputSpec
 from simmap.engine.errors import ExportError
-from simmap.export.onnx_source import plain_session
+from simmap.export.onnx_source import plain_session, raise_opset
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -82,7 +82,7 @@ def quantize(model: onnx.ModelProto, spec: InputSpec, photos: Sequence[str | Pat
         ExportError: there is no convolution to quantise, or the graph's opset cannot be raised to 13.
         ImageError: a photo cannot be read.
     """
-    model = _raise_opset(model)
+    model = raise_opset(model, OPSET, "int8")
     layers = _int8_layers(model, spec)
     ranges = _calibrate(model, layers, _prepared(photos, spec))
     return _rewrite(model, layers, ranges)
@@ -92,18 +92,6 @@ def _prepared(photos: Sequence[str | Path], spec: InputSpec) -> Iterator[npt.NDA
     """The network's input (1, height, width, 3) for each photo."""
     for path in photos:
         yield image.preprocess(image.load(path).pixels, spec)[0][None]
-
-
-def _raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model at opset 13 or later; older ones have no scale for each channel."""
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if opset >= OPSET:
-        return model
-    try:
-        return onnx.version_converter.convert_version(model, OPSET)
-    except Exception as error:
-        told = " ".join(str(error).split())[:200]
-        raise ExportError(f"int8 needs opset {OPSET}, and the graph cannot be converted ({told})") from error
 
 
 def _int8_layers(model: onnx.ModelProto, spec: InputSpec) -> list[_Layer]:

@@ -65,7 +65,7 @@ class Recipe:
         size: (height, width) of the input.
         dynamic: accept other heights and widths too.
         mean, std, colour, resize, kernel, crop_fraction: see ``engine.artifact.InputSpec``.
-        precision: of the stored weights; ``int8`` also computes in int8.
+        precision: see ``engine.artifact.Contract``.
         calibrate: folder of photos for ``precision: int8``, the kind that the network will see; relative
             paths of a recipe start at the recipe. A third calibrates, the others judge.
         fidelity: what ``int8`` must reach.

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import networks
+from networks import Net
 from simmap.engine.artifact import InputSpec
 from simmap.engine.errors import ConfigError, ExportError, OutputError
 from simmap.engine.session import open_session
@@ -21,10 +22,6 @@ from simmap.export.exporter import Report, export
 from simmap.export.graph import constant_part, expose
 from simmap.export.onnx_source import Graph, analyse
 from simmap.export.recipe import load_recipe
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests import nothing from each other but these builders
-import networks
-from networks import Net
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 SPEC = InputSpec(height=16, width=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))

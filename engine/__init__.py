@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from simmap.engine.evaluate import agreement, retrieval
     from simmap.engine.figures import class_maps, contrast
     from simmap.engine.index import Index, update_index
-    from simmap.engine.pipeline import Embedded, Engine, Pair, Vector
+    from simmap.engine.pipeline import Embedded, Engine, Mapped, Pair, Vector
     from simmap.engine.retrieve import render_found, search, search_embeddings
 
 _MODULES = {
@@ -44,7 +44,7 @@ _MODULES = {
     "evaluate": ("agreement", "retrieval"),
     "figures": ("class_maps", "contrast"),
     "index": ("Index", "update_index"),
-    "pipeline": ("Embedded", "Engine", "Pair", "Vector"),
+    "pipeline": ("Embedded", "Engine", "Mapped", "Pair", "Vector"),
     "retrieve": ("render_found", "search", "search_embeddings"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -59,6 +59,7 @@ __all__ = [
     "ExportError",
     "ImageError",
     "Index",
+    "Mapped",
     "OutputError",
     "Pair",
     "SimmapError",

@@ -10,7 +10,9 @@ mean, std and layout folded in, and gives
 
 The contract is one JSON object under the key ``simmap.contract``, its version under
 ``simmap.schema``; ONNX Runtime reads both without the onnx package. ``export`` writes it, the
-engine reads it and refuses, by the name of the field, what it does not know.
+engine reads it and refuses, by the name of the field, what it does not know. Under ``simmap.maps`` lies, in
+base64, a small ONNX graph from (``places``, ``directions``) to ``maps``: what a GPU needs to keep feature
+maps to itself (see ``engine.cuda``).
 """
 
 import base64
@@ -30,6 +32,7 @@ from simmap.engine.errors import ArtifactError
 SCHEMA = 1
 SCHEMA_KEY = "simmap.schema"
 CONTRACT_KEY = "simmap.contract"
+MAPS_KEY = "simmap.maps"
 
 Colour = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
@@ -116,6 +119,11 @@ class Contract:
         """Names of the graph's outputs that this contract promises."""
         pooled = () if self.pooling == "flatten" else ("pooled",)
         return ("conv", *pooled, *(("embedding", "parts") if self.head == "affine" else ()))
+
+    @property
+    def explained(self) -> tuple[str, str]:
+        """Names of the outputs that are the embedding and what its places add to it."""
+        return ("embedding", "parts") if self.head == "affine" else ("pooled", "conv")
 
     @property
     def bias_vector(self) -> npt.NDArray[np.float32] | None:

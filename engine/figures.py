@@ -103,10 +103,7 @@ def class_maps(engine: Engine, sources: Sequence[Source], *, outside: Array | No
     if outside is not None and len(outside):
         directions = directions - decompose.unit(outside).mean(axis=0)
     cohesion = (decompose.unit(embeddings) * directions).sum(axis=1)
-    maps = tuple(
-        decompose.direction_map(image.parts, image.embedding, direction)
-        for image, direction in zip(engine.embed(sources), directions, strict=True)
-    )
+    maps = tuple(image.map for image in engine.maps(sources, directions))
     return ClassMaps(images, maps, tuple(cohesion.tolist()), engine, tuple(sources))
 
 
@@ -122,7 +119,7 @@ class Candidate:
         label: its class, None where it is not known.
     """
 
-    image: Embedded
+    image: Vector
     score: float
     maps: tuple[Array, Array]
     source: Source
@@ -284,8 +281,9 @@ def contrast(
         scores = units @ decompose.unit(asked.embedding)
         chosen = shown if k is None else sorted(shown, key=lambda i: -scores[i])[:k]
         found = []
-        for i, image in zip(chosen, engine.embed([candidates[i] for i in chosen]), strict=True):
-            maps = asked.map_against(image), image.map_against(asked)
+        images = engine.maps([candidates[i] for i in chosen], decompose.unit(asked.embedding))
+        for i, image in zip(chosen, images, strict=True):
+            maps = asked.map_against(image), image.map
             label = None if labels is None else labels[i]
             found.append(Candidate(image, float(scores[i]), maps, candidates[i], label))
         correlation = _correlation(rows[-1].candidates, found) if rows else None

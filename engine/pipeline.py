@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -19,7 +19,7 @@ from simmap.engine import decompose, image, render
 from simmap.engine.artifact import Contract
 from simmap.engine.config import Options, load_options
 from simmap.engine.decompose import Array
-from simmap.engine.errors import ArtifactError, ConfigError, ImageError, SimmapError
+from simmap.engine.errors import ArtifactError, ConfigError, DecompositionError, ImageError, SimmapError
 from simmap.engine.image import Geometry, Photo, Pixels, Source
 from simmap.engine.session import Session, open_session, usable_cpus
 
@@ -44,6 +44,18 @@ class Vector:
 
 
 @dataclass(frozen=True)
+class Mapped(Vector):
+    """One image and its map against a known direction.
+
+    Attributes:
+        path, embedding, geometry: as for ``Vector``.
+        map: (H, W), what each place adds to the inner product of the unit embedding with the direction.
+    """
+
+    map: Array
+
+
+@dataclass(frozen=True)
 class Embedded(Vector):
     """One image as the network sees it.
 
@@ -56,11 +68,11 @@ class Embedded(Vector):
     parts: Array
     bias: Array | None
 
-    def map_against(self, other: "Embedded") -> Array:
+    def map_against(self, other: Vector) -> Array:
         """(H, W): what each place of this image adds to the score with ``other``."""
         return decompose.similarity_map(self.parts, self.embedding, other.embedding)
 
-    def residual_against(self, other: "Embedded") -> float:
+    def residual_against(self, other: Vector) -> float:
         """The part of the score with ``other`` that the bias gives and no place owns."""
         return decompose.residual(self.bias, self.embedding, other.embedding)
 
@@ -254,8 +266,8 @@ class Engine:
         """
         spec = self.contract.input
         height, width = self.options.size or (spec.height, spec.width)
-        grey = np.full((batch_size, height, width, 3), 128, np.uint8)
-        self._session.run.run(None, {self._session.run.get_inputs()[0].name: grey})
+        grey = np.full((height, width, 3), 128, np.uint8)
+        self._session.infer([grey] * batch_size, self.contract.explained)
 
     def load(self, source: Source) -> Photo:
         """Decode an image: a path, encoded bytes, or a uint8 RGB array (h, w, 3).
@@ -288,7 +300,7 @@ class Engine:
             ConfigError: ``sources`` is a single image, or ``batch_size`` is below 1.
             ImageError: an image cannot be read, or its embedding is zero or not finite.
         """
-        return cast(Iterator[Embedded], self._stream(sources, batch_size, on_error, places=True))
+        return cast(Iterator[Embedded], self._stream(_undirected(sources), batch_size, on_error, places=True))
 
     def vectors(
         self,
@@ -298,11 +310,55 @@ class Engine:
         on_error: Callable[[Source, SimmapError], None] | None = None,
     ) -> Iterator[Vector]:
         """As ``embed``, without ``parts``: all that an index or a comparison of scores needs."""
-        return self._stream(sources, batch_size, on_error, places=False)
+        return self._stream(_undirected(sources), batch_size, on_error, places=False)
+
+    def maps(
+        self,
+        sources: Iterable[Source],
+        directions: Array | Iterable[Array],
+        *,
+        batch_size: int | None = None,
+        on_error: Callable[[Source, SimmapError], None] | None = None,
+    ) -> Iterator[Mapped]:
+        """As ``embed``, with maps against what is known beforehand in place of ``parts``.
+
+        On CUDA the feature maps stay on the device, and only the maps are copied.
+
+        Args:
+            sources, batch_size, on_error: as for ``embed``.
+            directions: one (D,) for all images, or one for each: a unit embedding gives a similarity map,
+                a sum of them or a region's query vector what ``decompose.direction_map`` gives.
+
+        Raises:
+            ConfigError: as for ``embed``, or there are more or fewer directions than images.
+            ImageError: as for ``embed``.
+            DecompositionError: a direction that is no finite (D,).
+        """
+        _check_several(sources)
+        directed = self._directed(sources, directions)
+        return cast(Iterator[Mapped], self._stream(directed, batch_size, on_error, places=True))
+
+    def _directed(
+        self, sources: Iterable[Source], directions: Array | Iterable[Array]
+    ) -> "Iterator[_Directed]":
+        dimension = self.contract.dimension
+        one = directions if isinstance(directions, np.ndarray) and directions.ndim == 1 else None
+        each = iter(directions)
+        for source in sources:
+            direction = next(each, None) if one is None else one
+            if direction is None:
+                raise ConfigError("there are fewer directions than images; give one for each, or one for all")
+            if np.shape(direction) != (dimension,) or not np.isfinite(direction).all():
+                raise DecompositionError(
+                    f"a direction of shape {np.shape(direction)} must be ({dimension},) and finite"
+                )
+            yield source, direction
+        if one is None and next(each, None) is not None:
+            raise ConfigError("there are more directions than images; give one for each, or one for all")
 
     def _stream(
         self,
-        sources: Iterable[Source],
+        sources: "Iterable[_Directed]",
         batch_size: int | None,
         on_error: Callable[[Source, SimmapError], None] | None,
         *,
@@ -312,16 +368,14 @@ class Engine:
             batch_size = 1 if self.device == "cpu" else _CUDA_BATCH
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, must be 1 or more")
-        if isinstance(sources, str | bytes | os.PathLike | np.ndarray | Photo):
-            raise ConfigError("embed takes a list of images; put a single one in brackets")
         if self.device == "cpu" and batch_size == 1:
             return _delivered(self._singly(sources, places), on_error)
         return _delivered(self._in_batches(sources, batch_size, places), on_error)
 
-    def _singly(self, sources: Iterable[Source], places: bool) -> "_Outcomes":
+    def _singly(self, sources: "Iterable[_Directed]", places: bool) -> "_Outcomes":
         """Each worker takes an image all the way."""
 
-        def work(numbered: tuple[int, Source]) -> list[tuple[Source, Vector | SimmapError]]:
+        def work(numbered: "tuple[int, _Directed]") -> list[tuple[Source, Vector | SimmapError]]:
             at, source = numbered
             prepared = [self._prepare(source)]
             # A short stream does not pay for opening another session.
@@ -330,10 +384,11 @@ class Engine:
 
         return _ahead(work, enumerate(sources), self._threads, 2 * self._threads)
 
-    def _in_batches(self, sources: Iterable[Source], size: int, places: bool) -> "_Outcomes":
-        """Workers prepare images while the network runs on those before, on a thread of its own.
+    def _in_batches(self, sources: "Iterable[_Directed]", size: int, places: bool) -> "_Outcomes":
+        """Workers prepare images while the network runs on those before, on threads of its own.
 
-        The thread is for streams of more than a batch: CUDA sets up its libraries for each new one.
+        On CUDA there are two, so that the device works on one batch while the results of another are taken
+        off. They are for streams of more than a batch: CUDA sets up its libraries for each new thread.
         """
 
         def work(batch: list[_Prepared]) -> list[tuple[Source, Vector | SimmapError]]:
@@ -343,7 +398,8 @@ class Engine:
             batches = iter(lambda: list(islice(prepared, size)), [])
             first = next(batches, [])
             apart = len(first) == size and (self._threads > 0 or self.device != "cpu")
-            with closing(_ahead(work, chain([first], batches), int(apart), 2)) as outcomes:
+            threads = (1 if self.device == "cpu" else 2) if apart else 0
+            with closing(_ahead(work, chain([first], batches), threads, threads + 1)) as outcomes:
                 yield from outcomes
 
     def compare(self, first: Source, second: Source) -> Pair:
@@ -370,7 +426,8 @@ class Engine:
                             self._opened = again
             return self._opened
 
-    def _prepare(self, source: Source) -> "_Prepared":
+    def _prepare(self, directed: "_Directed") -> "_Prepared":
+        source, direction = directed
         try:
             spec, options = self.contract.input, self.options
             most = _FAST_SIDE * max(options.size or (spec.height, spec.width))
@@ -382,7 +439,7 @@ class Engine:
                 geometry = geometry.resized(*photo.size)
         except SimmapError as error:
             return source, error
-        return source, _Input(photo.name, pixels, geometry)
+        return source, _Input(photo.name, pixels, geometry, direction)
 
     def _run(
         self, session: Session, batch: "list[_Prepared]", *, places: bool
@@ -396,46 +453,63 @@ class Engine:
         ]
 
     def _infer(self, session: Session, inputs: "list[_Input]", *, places: bool) -> list[Vector | ImageError]:
-        """The results of a batch; an image without a direction gives its error in place of one."""
-        contract = self.contract
-        affine = contract.head == "affine"
-        names = ["embedding", "parts"] if affine else ["pooled", "conv"]
-        feed = {session.run.get_inputs()[0].name: np.stack([each.pixels for each in inputs])}
+        """The results of a batch; an embedding without a direction gives its error in place of one."""
+        images = [each.pixels for each in inputs]
+        directions = [each.direction for each in inputs if each.direction is not None]
+        maps = feature = None
         try:
-            # On CUDA an output that is not asked for stays on the device.
-            embeddings, *rest = session.run.run(names if places else names[:1], feed)
-        except Exception as error:  # ORT's exceptions share no public base class
-            told = " ".join(str(error).split())[:200]
-            raise ArtifactError(f"{self.model}: the network failed on {inputs[0].name}: {told}") from error
-        self._check_outputs(embeddings, *rest)
+            mapped = session.infer_maps(images, np.array(directions)) if directions else None
+            if mapped is not None:
+                embeddings, maps = mapped
+            elif places:
+                embeddings, feature = session.infer(images, self.contract.explained)
+            else:
+                (embeddings,) = session.infer(images, self.contract.explained[:1])
+        except ArtifactError as error:
+            raise ArtifactError(f"{inputs[0].name}: {error}") from error
+        self._check_outputs(embeddings, feature)
         results: list[Vector | ImageError] = []
         for at, (each, embedding) in enumerate(zip(inputs, embeddings, strict=True)):
-            place = rest[0][at] if places else None
-            if not (np.isfinite(embedding).all() and (place is None or np.isfinite(place).all())):
-                results.append(
-                    ImageError(
-                        f"{each.name}: its embedding by {self.model.name} has NaN or infinite values; "
-                        "the model's weights or their precision are at fault, export it again"
-                    )
-                )
-            elif not embedding.any():
-                results.append(
-                    ImageError(
-                        f"{each.name}: its embedding by {self.model.name} is zero, so it is similar to "
-                        "nothing; use an image that is not constant"
-                    )
-                )
-            elif place is None:
-                results.append(Vector(each.name, embedding, each.geometry))
+            shown = [values[at] for values in (feature, maps) if values is not None]
+            fault = self._fault(each.name, embedding, *shown)
+            if fault is not None:
+                results.append(fault)
+            elif maps is not None:
+                values = maps[at] / np.linalg.norm(embedding)
+                results.append(Mapped(each.name, embedding, each.geometry, values))
+            elif feature is not None:
+                parts = self._parts(feature[at])
+                if each.direction is None:
+                    bias = self.contract.bias_vector
+                    results.append(Embedded(each.name, embedding, each.geometry, parts, bias))
+                else:
+                    values = decompose.direction_map(parts, embedding, each.direction)
+                    results.append(Mapped(each.name, embedding, each.geometry, values))
             else:
-                parts = place if affine else self._share_out(place)
-                results.append(Embedded(each.name, embedding, each.geometry, parts, contract.bias_vector))
+                results.append(Vector(each.name, embedding, each.geometry))
         return results
 
-    def _share_out(self, conv: Array) -> Array:
+    def _fault(self, name: str, embedding: Array, *shown: Array) -> ImageError | None:
+        """What makes an image's outputs useless."""
+        if not all(np.isfinite(values).all() for values in (embedding, *shown)):
+            return ImageError(
+                f"{name}: its embedding by {self.model.name} has NaN or infinite values; "
+                "the model's weights or their precision are at fault, export it again"
+            )
+        if not embedding.any():
+            return ImageError(
+                f"{name}: its embedding by {self.model.name} is zero, so it is similar to "
+                "nothing; use an image that is not constant"
+            )
+        return None
+
+    def _parts(self, place: Array) -> Array:
+        """(H, W, D) of one image's ``parts`` or ``conv``."""
         contract = self.contract
+        if contract.head == "affine":
+            return place
         eps = decompose.GEM_EPS if contract.eps is None else contract.eps
-        return decompose.alpha_hat(conv, contract.pooling, p=contract.p, eps=eps)
+        return decompose.alpha_hat(place, contract.pooling, p=contract.p, eps=eps)
 
     def _check_outputs(self, embeddings: Array, places: Array | None = None) -> None:
         """A symbolic axis hides a lie of the contract until the network has run."""
@@ -465,17 +539,30 @@ class Engine:
 
 @dataclass(frozen=True, eq=False)
 class _Input:
-    """An image as the network takes it: its name, uint8 (height, width, 3), and where that lies."""
+    """An image as the network takes it: its name, uint8 (height, width, 3), where that lies, and the
+    direction (D,) that its map is wanted against."""
 
     name: str
     pixels: Pixels
     geometry: Geometry
+    direction: Array | None
 
 
+_Directed = tuple[Source, Array | None]
 _Prepared = tuple[Source, _Input | SimmapError]
 _Outcomes = Generator[list[tuple[Source, Vector | SimmapError]], None, None]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+def _check_several(sources: Iterable[Source]) -> None:
+    if isinstance(sources, str | bytes | os.PathLike | np.ndarray | Photo):
+        raise ConfigError("embed takes a list of images; put a single one in brackets")
+
+
+def _undirected(sources: Iterable[Source]) -> Iterator[_Directed]:
+    _check_several(sources)
+    return zip(sources, repeat(None))
 
 
 def _ahead(

@@ -238,7 +238,7 @@ def _block(engine: Engine, found: Found, hits: Sequence[Hit]) -> tuple[list[Pane
             score = f"region {hit.region_score:.3f} of {hit.score:.3f}"
         try:
             shown = engine.load(hit.path)
-            (image,) = engine.embed([shown])
+            (image,) = engine.maps([shown], found.direction)
         except ImageError:
             blank = np.full((300, 300, 3), 225, np.uint8)
             if photo is not None:
@@ -252,12 +252,11 @@ def _block(engine: Engine, found: Found, hits: Sequence[Hit]) -> tuple[list[Pane
             above.append(
                 Panel(photo.pixels, asked, query.geometry, title=title, caption=score, boxes=outlines)
             )
-        answer = decompose.direction_map(image.parts, image.embedding, found.direction)
         name = Path(hit.path).name
         if photo is None:
-            below.append(Panel(shown.pixels, answer, image.geometry, title=title, caption=score))
+            below.append(Panel(shown.pixels, image.map, image.geometry, title=title, caption=score))
         else:
-            below.append(Panel(shown.pixels, answer, image.geometry, caption=name))
+            below.append(Panel(shown.pixels, image.map, image.geometry, caption=name))
     return above, below
 
 

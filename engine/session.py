@@ -6,20 +6,25 @@ its peak memory. The cache lies in ``$SIMMAP_CACHE``, else ``$XDG_CACHE_HOME/sim
 """
 
 import hashlib
+import io
 import math
 import os
 import platform
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from simmap.engine.artifact import CONTRACT_KEY, Contract
+import numpy as np
+
+from simmap.engine.artifact import CONTRACT_KEY, MAPS_KEY, Contract
+from simmap.engine.cuda import Array, Lanes, Pixels
 from simmap.engine.errors import ArtifactError, DeviceError
 
 if TYPE_CHECKING:
@@ -41,12 +46,55 @@ class Session:
         contract: what the artifact says of itself, checked against the graph's own signature.
         device: the device really taken, ``cpu`` or ``cuda:N``.
         path: the artifact's file.
+        lanes: how CUDA runs it; None on the CPU.
     """
 
     run: "onnxruntime.InferenceSession"
     contract: Contract
     device: str
     path: Path
+    lanes: Lanes | None = None
+
+    def infer(self, images: Sequence[Pixels], outputs: Sequence[str]) -> list[Array]:
+        """Run the network.
+
+        Args:
+            images: N arrays (height, width, 3) of one size.
+            outputs: names of outputs; on CUDA the others are not copied from the device.
+
+        Returns:
+            The outputs (N, ...) in their order.
+
+        Raises:
+            ArtifactError: the network failed.
+        """
+        try:
+            if self.lanes is not None:
+                return self.lanes.infer(images, outputs)
+            feed = {self.run.get_inputs()[0].name: np.stack(images)}
+            return cast(list[Array], self.run.run(list(outputs), feed))
+        except Exception as error:  # ORT's exceptions share no public base class
+            raise ArtifactError(f"{self.path}: the network failed: {_one_line(error)}") from error
+
+    def infer_maps(self, images: Sequence[Pixels], directions: Array) -> tuple[Array, Array] | None:
+        """Embeddings (N, D) and ``parts . directions`` (N, H, W), the feature map staying where it is.
+
+        Args:
+            images: N arrays (height, width, 3) of one size.
+            directions: (N, D).
+
+        Returns:
+            None on the CPU, where nothing is gained, and for an artifact without a graph of maps.
+
+        Raises:
+            ArtifactError: the network failed.
+        """
+        if self.lanes is None or self.lanes.maps is None:
+            return None
+        try:
+            return self.lanes.infer_maps(images, *self.contract.explained, directions)
+        except Exception as error:
+            raise ArtifactError(f"{self.path}: the network failed: {_one_line(error)}") from error
 
 
 def import_runtime() -> Any:
@@ -117,7 +165,10 @@ def open_session(
     meta = run.get_modelmeta().custom_metadata_map
     contract = Contract.from_metadata(meta, name=str(path))
     _check_signature(run, contract, path)
-    return Session(run, contract, taken, path)
+    if taken == "cpu":
+        return Session(run, contract, taken, path)
+    maps = _open_maps(ort, path, options, _cuda_settings(index, tf32), meta.get(MAPS_KEY))
+    return Session(run, contract, taken, path, Lanes(run, maps, "cuda", index))
 
 
 def usable_cpus(process: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
@@ -181,29 +232,57 @@ def _open(
         folder = cache_folder() if cache else None
         run = None if folder is None else _create_cached(ort, path, options, folder)
         return run or _create(ort, path, options, [CPU]), "cpu"
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    settings = {
-        "device_id": str(index),
-        "use_tf32": str(int(tf32)),
-        # The exhaustive search stalls on every new input shape.
-        "cudnn_conv_algo_search": "HEURISTIC",
-    }
-    reason = "the session fell back to the CPU"
-    try:
-        run = _create(ort, path, options, [(CUDA, settings), CPU])
-        if run.get_providers()[0] == CUDA:
-            return run, f"cuda:{index}"
-    except ArtifactError as error:
-        # A broken model fails on the CPU as well, and says so there.
-        reason = str(error)
-        run = _create(ort, path, options, [CPU])
+    run, reason = _open_cuda(ort, path, options, _cuda_settings(index, tf32))
+    if run is not None:
+        return run, f"cuda:{index}"
     if kind == "cuda":
         raise DeviceError(
             f"device 'cuda:{index}' cannot be used: {reason}; check the driver with nvidia-smi, and the "
             "CUDA and cuDNN libraries with: pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
-    return run, "cpu"
+    # A broken model fails on the CPU as well, and says so.
+    return _create(ort, path, options, [CPU]), "cpu"
+
+
+def _open_cuda(ort: Any, path: Path, options: Any, settings: dict[str, str]) -> tuple[Any, str]:
+    """A session that really got CUDA, or None and why not."""
+    told = io.StringIO()
+    # What ONNX Runtime prints and logs of missing libraries would spoil a report on stdout or an error on
+    # stderr; the first line of it is part of ours.
+    ort.set_default_logger_severity(4)
+    try:
+        with redirect_stdout(told):
+            ort.preload_dlls()
+        run = _create(ort, path, options, [(CUDA, settings), CPU])
+        if run.get_providers()[0] == CUDA:
+            return run, ""
+    except ArtifactError as error:
+        return None, str(error)
+    finally:
+        ort.set_default_logger_severity(2)
+    missing = told.getvalue().splitlines()
+    return None, missing[0].partition(": cannot open")[0] if missing else "the session fell back to the CPU"
+
+
+def _cuda_settings(index: int, tf32: bool) -> dict[str, str]:
+    # cuDNN's exhaustive search stalls on every new input shape.
+    return {
+        "device_id": str(index),
+        "use_tf32": str(int(tf32)),
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+
+
+def _open_maps(ort: Any, path: Path, options: Any, settings: dict[str, str], graph: str | None) -> Any:
+    """The artifact's graph of maps on the same device; None where there is none."""
+    if graph is None:
+        return None
+    try:
+        return ort.InferenceSession(b64decode(graph), options, providers=[(CUDA, settings), CPU])
+    except Exception as error:
+        raise ArtifactError(
+            f"{path}: its {MAPS_KEY} is no graph ({_one_line(error)}); export it again"
+        ) from error
 
 
 def _create(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:

@@ -1,5 +1,6 @@
 """From a recipe to an artifact on the disk, through the gate."""
 
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -12,13 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from simmap.engine.artifact import Contract, InputSpec, Pooling, Precision, Triple, encode_bias
+from simmap.engine.artifact import (
+    MAPS_KEY,
+    Contract,
+    InputSpec,
+    Pooling,
+    Precision,
+    Triple,
+    encode_bias,
+)
 from simmap.engine.errors import ExportError
 from simmap.engine.files import check_output, replacing
 from simmap.engine.session import open_session
 from simmap.export import float16, gate
 from simmap.export.gate import Check, Reference
-from simmap.export.graph import constant_part, expose, fingerprint, has_head
+from simmap.export.graph import constant_part, expose, fingerprint, has_head, map_graph
 from simmap.export.onnx_source import Exposure, Graph, analyse, load_onnx
 from simmap.export.quantize import quantize
 from simmap.export.recipe import Recipe
@@ -96,6 +105,7 @@ def export(
         f"head {'affine' if has_head(exposure) else 'none'}"
     )
     model = expose(source.graph, exposure, spec)
+    maps = map_graph(exposure, dynamic=spec.dynamic)
     bias = constant_part(exposure)
     progress("checking against the source at batch 1 and 3, on random and on real images")
     sizes = [(spec.height, spec.width)]
@@ -106,7 +116,9 @@ def export(
     reference = source.reference(exposure)
 
     def compared(form: onnx.ModelProto) -> list[Check]:
-        return gate.check(form, exposure, spec, reference, precision=stored, bias=bias, sizes=sizes)
+        return gate.check(
+            form, exposure, spec, reference, precision=stored, bias=bias, sizes=sizes, maps=maps
+        )
 
     checks: list[Check] = []
     if recipe.precision == "fp16-cuda":
@@ -128,20 +140,21 @@ def export(
         progress(f"comparing with float32 on {len(held_out)} other photos")
         with TemporaryDirectory() as folder:
             paths = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-            _save(full, contract, paths[0])
+            _save(full, maps, contract, paths[0])
             contract = _contract("int8", source, exposure, spec, model, bias, checks)
-            _save(model, contract, paths[1])
+            _save(model, maps, contract, paths[1])
             figures = gate.fidelity(*paths, held_out, recipe.fidelity)
         contract = replace(contract, fidelity={"calibration_images": len(calibration), **figures})
     progress(f"writing {output}")
     with replacing(output, force=force) as temporary:
-        _save(model, contract, temporary)
+        _save(model, maps, contract, temporary)
         open_session(temporary, device="cpu", threads=1)
     return Report(output, contract, tuple(checks), tuple(notes), len(model.graph.node), output.stat().st_size)
 
 
-def _save(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    onnx.helper.set_model_props(model, contract.to_metadata())
+def _save(model: onnx.ModelProto, maps: onnx.ModelProto, contract: Contract, path: Path) -> None:
+    graph = b64encode(maps.SerializeToString()).decode("ascii")
+    onnx.helper.set_model_props(model, {**contract.to_metadata(), MAPS_KEY: graph})
     try:
         onnx.save(model, str(path))
     except ValueError as error:

@@ -63,6 +63,7 @@ def check(
     precision: str,
     bias: Array | None,
     sizes: Sequence[tuple[int, int]],
+    maps: onnx.ModelProto | None = None,
 ) -> list[Check]:
     """Run the artifact on random and real images and compare it with its source.
 
@@ -74,18 +75,13 @@ def check(
         precision: chooses the tolerance.
         bias: (D,) of the affine head, or None.
         sizes: (height, width) to run at; more than one for a dynamic artifact.
+        maps: the artifact's graph of maps (see ``graph.map_graph``), to be checked too.
 
     Raises:
         ExportError: the artifact does not run.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise ExportError(f"the artifact does not load: {_one_line(error)}") from error
+    session = _load(model)
+    mapping = None if maps is None else _load(maps)
     names = [o.name for o in session.get_outputs()]
     # A source may hold float16 of its own, whatever the precision of the artifact.
     is_half = any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer)
@@ -104,7 +100,20 @@ def check(
                 for name, (ours, theirs) in reference(given, found).items():
                     checks.append(_compare(name, told, ours, theirs, tolerance))
             checks += _sums(exposure, found, told, bias, tolerance)
+            if mapping is not None and np.isfinite(found["conv"]).all():
+                checks.append(_maps(mapping, exposure, found, told))
     return checks
+
+
+def _load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise ExportError(f"the artifact does not load: {_one_line(error)}") from error
 
 
 def require(checks: Sequence[Check], *, precision: str = "fp32") -> None:
@@ -303,6 +312,22 @@ def _sums(
         total = found["parts"].astype(np.float64).sum(axis=(1, 2)) + (0 if bias is None else bias)
         checks.append(_compare("embedding = sum(parts)", images, found["embedding"], total, SUM_TOLERANCE))
     return checks
+
+
+def _maps(
+    session: onnxruntime.InferenceSession, exposure: Exposure, found: dict[str, Array], images: str
+) -> Check:
+    """Maps by the artifact's own graph against those by the definition."""
+    affine = "parts" in found
+    places = found["parts" if affine else "conv"]
+    # The others' embeddings, brought to a size at which no product overflows.
+    embeddings = found["embedding" if affine else "pooled"][::-1].astype(np.float64)
+    directions = embeddings / (np.abs(embeddings).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny)
+    feed = {"places": places, "directions": directions.astype(np.float32)}
+    (maps,) = session.run(["maps"], feed)
+    parts = places.astype(np.float64) if affine else _parts(exposure, places)
+    expected = np.einsum("nhwd,nd->nhw", parts, directions)
+    return _compare("maps", images, maps, expected, TOLERANCE["fp32"])
 
 
 def _parts(exposure: Exposure, conv: Array) -> Array:

@@ -18,7 +18,7 @@ from simmap.engine.artifact import CONTRACT_KEY, SCHEMA_KEY
 from simmap.engine.errors import ArtifactError, DeviceError
 from simmap.engine.session import Session, cache_folder, open_session, usable_cpus
 
-HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+BUILT_WITH_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def rewritten(tmp_path: Path, source: Path, change: Any) -> Path:
@@ -87,7 +87,7 @@ def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
 
 def test_cpu_is_taken_when_asked_for_and_auto_says_what_it_took() -> None:
     assert open_session(MODEL, device="cpu").device == "cpu"
-    assert open_session(MODEL).device == ("cuda:0" if HAS_CUDA else "cpu")
+    assert open_session(MODEL).device in (("cuda:0", "cpu") if BUILT_WITH_CUDA else ("cpu",))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:", "cuda:x", "", "auto:0"])
@@ -98,11 +98,22 @@ def test_unknown_devices_are_named(device: str) -> None:
         open_session(MODEL, device=device)
 
 
-@pytest.mark.skipif(HAS_CUDA, reason="this runtime is built with CUDA")
+@pytest.mark.skipif(BUILT_WITH_CUDA, reason="this runtime is built with CUDA")
 def test_cuda_without_cuda_is_an_error() -> None:
     for device in ("cuda", "cuda:1"):
         with pytest.raises(DeviceError, match=r"built without CUDA; run: .* 'simmap\[gpu\]'"):
             open_session(MODEL, device=device)
+
+
+@pytest.mark.skipif(not BUILT_WITH_CUDA, reason="this runtime is built without CUDA")
+def test_cuda_without_a_device_is_one_line_and_auto_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    taken = open_session(MODEL)
+    assert capfd.readouterr() == ("", "")
+    if taken.device == "cpu":
+        with pytest.raises(DeviceError, match=r"'cuda:0' cannot be used: .*; check the driver") as caught:
+            open_session(MODEL, device="cuda")
+        assert "\n" not in str(caught.value)
+        assert capfd.readouterr() == ("", "")
 
 
 def test_the_threads_are_those_asked_for() -> None:

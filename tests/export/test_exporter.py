@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from simmap.engine.errors import ConfigError, ExportError, OutputError
 from simmap.engine.session import open_session
 from simmap.export import gate
 from simmap.export.exporter import Report, export
-from simmap.export.graph import constant_part, expose
+from simmap.export.graph import constant_part, expose, map_graph
 from simmap.export.onnx_source import Graph, analyse
 from simmap.export.recipe import load_recipe
 
@@ -131,6 +131,24 @@ def test_gate_refuses_what_computes_something_else(name: str) -> None:
     ) as error:
         gate.require(checks)
     assert re.search(r"by \S+ \(relative \S+, tolerance \S+\)", str(error.value))
+
+
+def test_gate_refuses_maps_of_another_pooling() -> None:
+    for name, other in (("avg", "max"), ("max", "avg"), ("gem", "avg")):
+        kind = {"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}
+        network = networks.gem(2.5) if name == "gem" else networks.pooled_only(kind[name])
+        graph = Graph(network.model, name="tiny.onnx", size=None)
+        exposure = analyse(graph)
+        height, width = graph.size
+        spec = replace(SPEC, height=height, width=width)
+        for pooling, passes in ((name, True), (other, False)):
+            maps = map_graph(replace(exposure, pooling=pooling), dynamic=False)
+            model = expose(graph, exposure, spec)
+            checks = gate.check(
+                model, exposure, spec, None, precision="fp32", bias=None, sizes=[graph.size], maps=maps
+            )
+            assert all(c.passed for c in checks if c.name == "maps") == passes
+            assert all(c.passed for c in checks if c.name != "maps")
 
 
 def test_gate_looks_at_random_and_real_images_in_both_batches() -> None:

@@ -17,7 +17,17 @@ from pathlib import Path
 from common import Options, Row, Watch, options_of, parser, plain, report, skipped
 from simmap.engine.files import check_output, write_bytes
 
-NAMES = ("throughput", "decoding", "decomposition", "precision", "search", "peers", "process", "growth")
+NAMES = (
+    "throughput",
+    "decoding",
+    "decomposition",
+    "precision",
+    "search",
+    "peers",
+    "process",
+    "growth",
+    "gpu",
+)
 PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "torch", "timm")
 
 

@@ -1,10 +1,9 @@
 """CUDA beside other ways to run the same networks on it: ``python tests/benchmarks/gpu.py [--full]``.
 
 From uint8 images in memory to embeddings and feature maps on the host, in wall time, batch by batch: ours
-against a plain ``session.run``, against PyTorch eager and compiled, and against a captured CUDA graph; what it
-saves to leave feature maps on the device; TF32 and float16 arithmetic against float32; and a stream of JPEG
-files. Networks: the model that ships, and ResNet-50 with random weights. Without a GPU there is one row,
-which says so.
+beside a plain ``session.run``, PyTorch eager and compiled, and a captured CUDA graph; what it saves to leave
+feature maps on the device; TF32 and float16 arithmetic beside float32; and a stream of JPEG files. Networks:
+the model that ships, and ResNet-50 with random weights. Without a GPU there is one row, which says so.
 """
 
 import tempfile

@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +29,7 @@ from simmap.export import float16, gate
 from simmap.export.gate import Check, Reference
 from simmap.export.graph import constant_part, expose, fingerprint, has_head, map_graph
 from simmap.export.onnx_source import Exposure, Graph, analyse, load_onnx
-from simmap.export.quantize import quantize
+from simmap.export.quantize import candidates
 from simmap.export.recipe import Recipe
 
 Array = npt.NDArray[np.floating[Any]]
@@ -134,17 +134,34 @@ def export(
     if recipe.precision == "int8":
         calibration, held_out = recipe.split_photos()
         progress(f"calibrating on {len(calibration)} photos of {recipe.calibrate}")
-        full, model = model, quantize(model, spec, [item.path for item in calibration])
-        checks += gate.check(model, exposure, spec, None, precision="int8", bias=bias, sizes=sizes)
-        gate.require(checks, precision="int8")
-        progress(f"comparing with float32 on {len(held_out)} other photos")
         with TemporaryDirectory() as folder:
             paths = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+            full = model
             _save(full, maps, contract, paths[0])
-            contract = _contract("int8", source, exposure, spec, model, bias, checks)
-            _save(model, maps, contract, paths[1])
-            figures = gate.fidelity(*paths, held_out, recipe.fidelity)
-        contract = replace(contract, fidelity={"calibration_images": len(calibration), **figures})
+            for share, model in candidates(full, spec, [item.path for item in calibration]):
+                progress(
+                    f"comparing with float32 on {len(held_out)} other photos, "
+                    f"{share:.0%} of the multiplications being in float32"
+                )
+                found = gate.check(
+                    model, exposure, spec, None, precision="int8", bias=bias, sizes=sizes, maps=maps
+                )
+                gate.require(found, precision="int8")
+                contract = _contract("int8", source, exposure, spec, model, bias, [*checks, *found])
+                _save(model, maps, contract, paths[1])
+                figures = gate.fidelity(*paths, held_out)
+                missed = ", ".join(gate.shortfalls(figures, recipe.fidelity))
+                if not missed:
+                    break
+                progress(f"too far: {missed}")
+        if missed:
+            raise ExportError(
+                f"int8 is too far from float32 on {len(held_out)} photos: {missed}; calibrate on more "
+                "photos, lower the recipe's fidelity, or use precision fp16; nothing was written"
+            )
+        checks += found
+        told = {"calibration_images": len(calibration), "float_share": share, **figures}
+        contract = replace(contract, fidelity={**told, "required": asdict(recipe.fidelity)})
     progress(f"writing {output}")
     with replacing(output, force=force) as temporary:
         _save(model, maps, contract, temporary)

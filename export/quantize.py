@@ -3,7 +3,8 @@
 The graph stays plain ONNX: QuantizeLinear and DequantizeLinear around each convolution, which ONNX
 Runtime fuses into integer kernels. What keeps the maps close to those of float32:
 
-- the first layers stay in float: what they lose, all others inherit, and there int8 gains least;
+- the first layers stay in float: what they lose, all others inherit, and there int8 gains least; more of
+  them stay where few are not enough;
 - the sums of a residual network are taken in float, and only rounded where an int8 layer reads them;
 - a tensor's range is the one of least squared error, not the range of its extremes;
 - weights are rounded column by column, each column making good what the ones before it did to the
@@ -22,6 +23,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,8 @@ from simmap.export.onnx_source import plain_session, raise_opset
 
 Array = npt.NDArray[np.floating[Any]]
 
-# Share of all multiplications that the first layers may keep in float32.
-FLOAT_SHARE = 0.07
+# Shares of all multiplications that the first layers may keep in float32.
+FLOAT_SHARES = (0.07, 0.14, 0.28)
 # Per photo: places of a layer that its rounding looks at, and values of a tensor that its range does.
 PLACES, VALUES = 128, 2048
 DAMPING = 0.01  # of the mean diagonal, as in GPTQ
@@ -69,23 +71,37 @@ class _Layer:
     gram: Array = field(default_factory=lambda: np.zeros(0))
     mean: Array = field(default_factory=lambda: np.zeros(0))
 
+    @cached_property
+    def rounded(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], Array]:
+        """See ``_round``; for when the statistics are complete."""
+        return _round(self)
 
-def quantize(model: onnx.ModelProto, spec: InputSpec, photos: Sequence[str | Path]) -> onnx.ModelProto:
-    """An int8 copy of an exposed graph (see ``graph.expose``).
+
+def candidates(
+    model: onnx.ModelProto, spec: InputSpec, photos: Sequence[str | Path]
+) -> Iterator[tuple[float, onnx.ModelProto]]:
+    """int8 copies of an exposed graph (see ``graph.expose``), the fastest first, the nearest last.
 
     Args:
         model: float32, with the input ``image`` and the output ``conv``.
         spec: how a photo becomes the input.
-        photos: files to calibrate on; read one at a time.
+        photos: files to calibrate on; read once, one at a time.
+
+    Yields:
+        The share of multiplications that stay in float32, and the graph.
 
     Raises:
         ExportError: there is no convolution to quantise, or the graph's opset cannot be raised to 13.
         ImageError: a photo cannot be read.
     """
     model = raise_opset(model, OPSET, "int8")
-    layers = _int8_layers(model, spec)
-    ranges = _calibrate(model, layers, _prepared(photos, spec))
-    return _rewrite(model, layers, ranges)
+    layers, shares = _layers(model, spec)
+    # How many of the first layers stay: one at least, and not all.
+    counts = [max(1, int(np.searchsorted(shares, most, side="right"))) for most in FLOAT_SHARES]
+    counts = sorted({count for count in counts if count < len(layers)})
+    ranges = _calibrate(model, layers[counts[0] :], _prepared(photos, spec))
+    for count in counts:
+        yield float(shares[count - 1]), _rewrite(model, layers[count:], ranges)
 
 
 def _prepared(photos: Sequence[str | Path], spec: InputSpec) -> Iterator[npt.NDArray[np.uint8]]:
@@ -94,8 +110,8 @@ def _prepared(photos: Sequence[str | Path], spec: InputSpec) -> Iterator[npt.NDA
         yield image.preprocess(image.load(path).pixels, spec)[0][None]
 
 
-def _int8_layers(model: onnx.ModelProto, spec: InputSpec) -> list[_Layer]:
-    """The convolutions with constant weights, less the first ones."""
+def _layers(model: onnx.ModelProto, spec: InputSpec) -> tuple[list[_Layer], Array]:
+    """The convolutions with constant weights, and the share of all multiplications up to each."""
     weights = {w.name: w for w in model.graph.initializer}
     readers = defaultdict(list)
     for node in model.graph.node:
@@ -125,8 +141,7 @@ def _int8_layers(model: onnx.ModelProto, spec: InputSpec) -> list[_Layer]:
     values = session.run([layer.output for layer in layers], {"image": grey})
     products = [v[0, 0].size * layer.weight.size for v, layer in zip(values, layers, strict=True)]
     costs = np.cumsum(products)
-    first = max(1, int(np.searchsorted(costs, FLOAT_SHARE * costs[-1], side="right")))
-    return layers[first:]
+    return layers, costs / costs[-1]
 
 
 def _exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
@@ -250,11 +265,12 @@ def _rewrite(
     model: onnx.ModelProto, layers: Sequence[_Layer], ranges: dict[str, tuple[float, float]]
 ) -> onnx.ModelProto:
     """Put QuantizeLinear and DequantizeLinear around the layers."""
+    touched = {tensor for layer in layers for tensor in (layer.input, layer.output)}
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
     outputs = {o.name for o in graph.output}
-    scales = {tensor: _scale(*ends) for tensor, ends in ranges.items()}
+    scales = {tensor: _scale(*ends) for tensor, ends in ranges.items() if tensor in touched}
     stored: list[onnx.TensorProto] = []
 
     def store(name: str, value: npt.NDArray[Any] | np.generic) -> str:
@@ -280,7 +296,7 @@ def _rewrite(
         # residual network then do not round again at each block.
         rounded = integer if layer is None else scales.keys()
         if layer is not None:
-            levels, steps, bias = _round(layer)
+            levels, steps, bias = layer.rounded
             weight = dequantize(f"{node.output[0]}/weight", levels, steps)
             # The accumulator's own step, so that ONNX Runtime adds the bias as int32.
             steps = steps * scales[layer.input][0]

@@ -16,7 +16,7 @@ from simmap.engine.errors import ConfigError
 from simmap.engine.session import open_session
 from simmap.export import gate
 from simmap.export.exporter import Report, export
-from simmap.export.recipe import Fidelity, load_recipe
+from simmap.export.recipe import load_recipe
 
 RECIPE = ROOT / "configs" / "efficientnet_lite0.yaml"
 EXPECTED = {"fp16": "<= 1.02", "int8": "<= 0.60"}
@@ -36,7 +36,7 @@ def rows(options: Options) -> Iterator[Row]:
         full = export(load_recipe(RECIPE, {"precision": "fp32"}), path / "fp32.onnx")
         half = export(load_recipe(RECIPE, {"precision": "fp16"}), path / "fp16.onnx")
         small = export(recipe, path / "int8.onnx")
-        judged = gate.fidelity(full.path, half.path, held_out, Fidelity())
+        judged = gate.fidelity(full.path, half.path, held_out)
         yield row(full, half, judged, options)
         yield row(full, small, small.contract.fidelity, options)
 

@@ -21,7 +21,7 @@ from common import Options, Row, Watch, compare, main, photos, quartiles
 from simmap.engine import Engine, image
 from simmap.engine.session import open_session, usable_cpus
 
-STREAM = 64  # images a turn
+STREAM = 128  # images a turn
 
 COLD = """
 import resource, sys

@@ -452,3 +452,32 @@ def test_inputs_that_hardly_vary_are_rounded_all_the_same(spread: float) -> None
     mean = built.mean[0].astype(np.float64)
     exact = built.weight.reshape(4, -1) @ mean
     np.testing.assert_allclose(back @ mean + bias, exact, atol=1e-9 * np.abs(exact).max())
+
+
+def test_more_layers_stay_in_float_where_few_are_not_enough(folder: Path, tmp_path: Path) -> None:
+    # given what the fastest form reaches
+    network = inverted_residual()
+    fast = to_int8(network, tmp_path / "fast.onnx", folder)
+    reached = fast.contract.fidelity
+    assert 0 < reached["float_share"] <= quantize.FLOAT_SHARES[0] or counted(fast.path) == 1
+    # when a little more is required
+    bound = reached["map_correlation"] + 1e-4
+    near = to_int8(network, tmp_path / "near.onnx", folder, map_correlation=bound)
+    # then more layers are in float32, and the figures are those of the form that was written
+    assert near.contract.fidelity["map_correlation"] >= bound
+    assert near.contract.fidelity["float_share"] > reached["float_share"]
+    assert counted(near.path) > counted(fast.path)
+    full = run_export(network, tmp_path / "full.onnx")
+    photos = held_out(near, folder)
+    scores = [
+        unit @ unit.T - 3 * np.eye(len(unit)) for unit, _ in (naive(r.path, photos) for r in (full, near))
+    ]
+    same = (scores[0].argmax(axis=1) == scores[1].argmax(axis=1)).mean()
+    assert near.contract.fidelity["same_nearest"] == pytest.approx(same)
+
+
+def counted(path: Path) -> int:
+    """Convolutions whose weights are float32."""
+    graph = onnx.load(str(path)).graph
+    floats = {w.name for w in graph.initializer if w.data_type == TensorProto.FLOAT}
+    return sum(node.op_type == "Conv" and node.input[1] in floats for node in graph.node)

@@ -770,3 +770,62 @@ def test_a_geometry_fits_the_photo_at_another_size():
     half = preprocess(smooth(200, 300), InputSpec(64, 64, resize="crop"))[1].resized(400, 600)
     assert (half.photo_height, half.photo_width) == (400, 600)
     assert half.field == pytest.approx(whole.field, abs=2)
+
+
+# --- the extra turbo ----------------------------------------------------------------------------
+
+
+def by_opencv(data):
+    """What OpenCV makes of a JPEG, before its orientation."""
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return np.ascontiguousarray(decoded[..., ::-1])
+
+
+@pytest.fixture
+def only_turbo(monkeypatch):
+    """OpenCV decodes nothing."""
+    pytest.importorskip("simplejpeg")
+    monkeypatch.setattr(image, "_opencv", lambda data, flag: None)
+
+
+SAMPLINGS = [getattr(cv2, name) for name in dir(cv2) if name.startswith("IMWRITE_JPEG_SAMPLING_FACTOR_4")]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    quality=st.integers(5, 100),
+    sampling=st.sampled_from(SAMPLINGS),
+    flags=st.tuples(st.booleans(), st.booleans(), st.integers(0, 3)),
+    grey=st.booleans(),
+)
+def test_turbo_gives_the_pixels_that_opencv_gives(only_turbo, height, width, quality, sampling, flags, grey):
+    pixels = np.random.default_rng(height * 71 + width).integers(0, 256, (height, width, 3), np.uint8)
+    pixels = cv2.GaussianBlur(pixels, (5, 5), 0)
+    progressive, optimised, restart = flags
+    settings = [
+        *(cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling),
+        *(cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive), cv2.IMWRITE_JPEG_OPTIMIZE, int(optimised)),
+        *(cv2.IMWRITE_JPEG_RST_INTERVAL, restart),
+    ]
+    data = encode(pixels[..., 0] if grey else pixels, ".jpg", settings)
+    np.testing.assert_array_equal(load(data).pixels, by_opencv(data))
+
+
+def test_turbo_decodes_photos_and_turns_them(only_turbo):
+    for path in sorted(SAMPLES.glob("*.jpg")):
+        np.testing.assert_array_equal(load(path).pixels, by_opencv(path.read_bytes()))
+    plain = encode(smooth(), ".jpg")
+    turned = load(with_segment(plain, b"Exif\0\0" + exif(6)))
+    np.testing.assert_array_equal(turned.pixels, np.rot90(load(plain).pixels, -1))
+
+
+def test_what_turbo_refuses_is_left_to_opencv():
+    pytest.importorskip("simplejpeg")
+    # given a photo whose middle is damaged, which OpenCV decodes all the same
+    data = sorted(SAMPLES.glob("*.jpg"))[0].read_bytes()
+    middle = len(data) // 2
+    data = data[:middle] + b"\xff\xd5" + data[middle + 40 :]
+    assert image._turbo(data) is None
+    np.testing.assert_array_equal(load(data).pixels, by_opencv(data))

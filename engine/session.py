@@ -235,13 +235,14 @@ def _open(
     run, reason = _open_cuda(ort, path, options, _cuda_settings(index, tf32))
     if run is not None:
         return run, f"cuda:{index}"
+    # A broken model fails on the CPU as well, and says so.
+    run = _create(ort, path, options, [CPU])
     if kind == "cuda":
         raise DeviceError(
             f"device 'cuda:{index}' cannot be used: {reason}; check the driver with nvidia-smi, and the "
             "CUDA and cuDNN libraries with: pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
-    # A broken model fails on the CPU as well, and says so.
-    return _create(ort, path, options, [CPU]), "cpu"
+    return run, "cpu"
 
 
 def _open_cuda(ort: Any, path: Path, options: Any, settings: dict[str, str]) -> tuple[Any, str]:

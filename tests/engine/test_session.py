@@ -106,7 +106,9 @@ def test_cuda_without_cuda_is_an_error() -> None:
 
 
 @pytest.mark.skipif(not BUILT_WITH_CUDA, reason="this runtime is built without CUDA")
-def test_cuda_without_a_device_is_one_line_and_auto_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+def test_cuda_without_a_device_is_one_line_and_auto_is_quiet(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     taken = open_session(MODEL)
     assert capfd.readouterr() == ("", "")
     if taken.device == "cpu":
@@ -114,6 +116,10 @@ def test_cuda_without_a_device_is_one_line_and_auto_is_quiet(capfd: pytest.Captu
             open_session(MODEL, device="cuda")
         assert "\n" not in str(caught.value)
         assert capfd.readouterr() == ("", "")
+        # What is wrong with the model is not blamed on the device.
+        (tmp_path / "broken.onnx").write_bytes(MODEL.read_bytes()[:5000])
+        with pytest.raises(ArtifactError, match="broken"):
+            open_session(tmp_path / "broken.onnx", device="cuda")
 
 
 def test_the_threads_are_those_asked_for() -> None:

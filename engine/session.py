@@ -262,7 +262,7 @@ def _open_cuda(ort: Any, path: Path, options: Any, settings: dict[str, str]) -> 
     finally:
         ort.set_default_logger_severity(2)
     missing = told.getvalue().splitlines()
-    return None, missing[0].partition(": cannot open")[0] if missing else "the session fell back to the CPU"
+    return None, missing[0].partition(":")[0] if missing else "the session fell back to the CPU"
 
 
 def _cuda_settings(index: int, tf32: bool) -> dict[str, str]:

@@ -15,11 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from simmap.engine.errors import SimmapError, shown
+from simmap.engine.errors import SimmapError, printable
 
 if TYPE_CHECKING:
-    from simmap.engine.index import Index, Update
-    from simmap.engine.pipeline import Engine
+    from simmap.engine.engine import Engine
+    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.update import Update
 
 DEFAULT_PICTURE = "similarity.png"
 
@@ -60,6 +61,7 @@ def _fail(error: BaseException, line: str, debug: bool) -> int:
 
 def compare(arguments: argparse.Namespace) -> None:
     """``simmap compare``: the score of two images and the picture of where it comes from."""
+    from simmap.engine.figures.pair import PairFigure
     from simmap.engine.files import check_output
 
     picture = _picture(arguments)
@@ -71,30 +73,20 @@ def compare(arguments: argparse.Namespace) -> None:
         grid_height, grid_width = pair.images[0].parts.shape[:2]
         x, y = arguments.point
         cell = pair.images[0].geometry.cell_at(x, y, grid_height, grid_width)
-    pair.save(picture, force=arguments.force, point=cell)
+    figure = PairFigure(pair, cell, engine.options)
+    figure.save(picture, force=arguments.force)
     if maps is not None:
         _save_maps(pair, maps, cell, force=arguments.force)
     if arguments.json:
         report: dict[str, Any] = {
-            "score": pair.score,
-            "residuals": list(pair.residuals),
-            "maps": [values.tolist() for values in pair.maps],
+            **figure.data(),
             "model": str(engine.model),
             "fingerprint": engine.contract.fingerprint,
             "device": engine.device,
-            "images": [
-                {"path": photo.name, "height": photo.pixels.shape[0], "width": photo.pixels.shape[1]}
-                for photo in pair.photos
-            ],
             "picture": str(picture),
         }
         if cell is not None:
-            report["point"] = {
-                "x": arguments.point[0],
-                "y": arguments.point[1],
-                "cell": list(cell),
-                "map": pair.point(0, *cell).tolist(),
-            }
+            report["point"] |= {"x": arguments.point[0], "y": arguments.point[1]}
         _print_json(report)
         return
     print(f"cosine similarity  {pair.score:.4f}")
@@ -122,7 +114,8 @@ def _save_maps(pair: Any, path: Path, cell: tuple[int, int] | None, *, force: bo
 def index_build(arguments: argparse.Namespace) -> None:
     """``simmap index build``: an index of a folder, made or brought up to date."""
     from simmap.engine.dataset import find_images
-    from simmap.engine.index import Index, update_index
+    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.update import update_index
 
     items = find_images(arguments.folder, arguments.labels)
     engine = _engine(arguments)
@@ -135,7 +128,8 @@ def index_build(arguments: argparse.Namespace) -> None:
 def index_add(arguments: argparse.Namespace) -> None:
     """``simmap index add``: more images, or changed ones."""
     from simmap.engine.dataset import Item, find_images
-    from simmap.engine.index import Index, update_index
+    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.update import update_index
 
     index = Index(arguments.index)
     items = []
@@ -152,7 +146,7 @@ def index_add(arguments: argparse.Namespace) -> None:
 def index_remove(arguments: argparse.Namespace) -> None:
     """``simmap index remove``: images, by their files or folders, which need not exist any more."""
     from simmap.engine.errors import StoreError
-    from simmap.engine.index import Index
+    from simmap.engine.index.embedded import Index
 
     index = Index(arguments.index)
     known = [entry.id for entry in index.entries()]
@@ -174,7 +168,7 @@ def index_info(arguments: argparse.Namespace) -> None:
     """``simmap index info``: what is in an index."""
     from collections import Counter
 
-    from simmap.engine.index import Index
+    from simmap.engine.index.embedded import Index
 
     index = Index(arguments.index)
     entries = index.entries()
@@ -207,7 +201,7 @@ def index_info(arguments: argparse.Namespace) -> None:
     for name, value in rows:
         print(f"{name:12} {value}")
     for label, count in sorted(labels.items()):
-        print(f"{'':12} {count:6} {shown(label)}")
+        print(f"{'':12} {count:6} {printable(label)}")
 
 
 def _report_update(arguments: argparse.Namespace, index: "Index", done: "Update") -> None:
@@ -233,11 +227,12 @@ def search(arguments: argparse.Namespace) -> None:
     """``simmap search``: the most similar images of an index, and where the similarity comes from."""
     from functools import partial
 
-    from simmap.engine.image import load_mask
-    from simmap.engine.index import Index
-    from simmap.engine.render import write_picture
-    from simmap.engine.retrieve import read_embeddings, render_found, search_embeddings
-    from simmap.engine.retrieve import search as run
+    from simmap.engine.figures.found import SearchFigure
+    from simmap.engine.images.region import load_mask
+    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.explain import explain
+    from simmap.engine.index.search import read_embeddings, search_embeddings
+    from simmap.engine.index.search import search as run
 
     region = bool(arguments.region) or arguments.mask is not None
     if not arguments.queries and arguments.embedding is None:
@@ -259,29 +254,31 @@ def search(arguments: argparse.Namespace) -> None:
         found += search_embeddings(index, embeddings, k, per_class=per_class, name=arguments.embedding)
     whole = asked() if arguments.compare_whole else []
     if picture is not None:
-        write_picture(picture, render_found(engine, [*whole, *found]), force=arguments.force)
+        SearchFigure(explain(engine, [*whole, *found]), options=engine.options).save(
+            picture, force=arguments.force
+        )
     if arguments.json:
-        reports = [one.report() for one in found]
-        for report, one in zip(reports, whole, strict=False):
-            report["whole_image_results"] = one.report()["results"]
+        reports = SearchFigure(found).data()["queries"]
+        for report, one in zip(reports, SearchFigure(whole).data()["queries"], strict=False):
+            report["whole_image_results"] = one["results"]
         _print_json(reports if len(reports) > 1 else reports[0])
         return
     for one in [*whole, *found]:
-        print(f"query {shown(one.name)}{'' if one.weights is None else ', ranked by the region'}")
+        print(f"query {printable(one.name)}{'' if one.weights is None else ', ranked by the region'}")
         for hit in one.hits:
             part = "" if hit.region_score is None else f"{hit.region_score:8.4f}"
-            print(f"{hit.rank:4} {hit.score:8.4f} {part} {shown(hit.path)}")
+            print(f"{hit.rank:4} {hit.score:8.4f} {part} {printable(hit.path)}")
     if picture is not None:
         print(f"picture {picture}")
 
 
 def class_(arguments: argparse.Namespace) -> None:
     """``simmap class``: what the images of a class have in common."""
+    from simmap.engine.analysis.classes import class_maps
     from simmap.engine.dataset import find_images
     from simmap.engine.errors import StoreError
-    from simmap.engine.figures import class_maps
-    from simmap.engine.index import Index
-    from simmap.engine.render import write_picture
+    from simmap.engine.figures.classes import ClassFigure
+    from simmap.engine.index.embedded import Index
 
     if (arguments.folder is None) == (arguments.label is None):
         arguments.usage("give a folder of one class, or --index and --label")
@@ -308,22 +305,21 @@ def class_(arguments: argparse.Namespace) -> None:
         _, outside = index.get([entry.id for entry in entries if entry.id not in inside])
     maps = class_maps(engine, members, outside=outside)
     against = ", less what they share with the rest" if arguments.rest else ""
-    write_picture(
-        picture, maps.render(f"{name}: what {len(members)} images share{against}"), force=arguments.force
-    )
+    figure = ClassFigure(maps, f"{name}: what {len(members)} images share{against}", engine.options)
+    figure.save(picture, force=arguments.force)
     if arguments.json:
-        _print_json({"class": name, **maps.report(), "picture": str(picture)})
+        _print_json({"class": name, **figure.data(), "picture": str(picture)})
         return
-    for image in maps.report()["images"]:
-        print(f"{image['cohesion']:8.4f} {shown(image['path'])}")
+    for image in figure.data()["images"]:
+        print(f"{image['cohesion']:8.4f} {printable(image['path'])}")
     print(f"picture {picture}")
 
 
 def contrast(arguments: argparse.Namespace) -> None:
     """``simmap contrast``: one query under several models."""
+    from simmap.engine.analysis.contrast import contrast as run
     from simmap.engine.dataset import find_images
-    from simmap.engine.figures import contrast as run
-    from simmap.engine.render import write_picture
+    from simmap.engine.figures.contrast import ContrastFigure
 
     # `--models A B QUERY IMAGE`: argparse gives the images to --models too.
     models = [name for name in arguments.models if name.lower().endswith(".onnx")]
@@ -345,36 +341,40 @@ def contrast(arguments: argparse.Namespace) -> None:
             labels = [item.label for item in items]
     engines = [_engine(arguments, model=model) for model in models]
     result = run(engines, images[0], candidates, names=names, labels=labels, k=k)
-    write_picture(picture, result.render(), force=arguments.force)
+    figure = ContrastFigure(result, engines[0].options)
+    figure.save(picture, force=arguments.force)
     if arguments.json:
-        _print_json({**result.report(), "picture": str(picture)})
+        _print_json({**figure.data(), "picture": str(picture)})
         return
     for row in result.rows:
         recall = "" if row.recall_at_1 is None else f"  recall@1 {row.recall_at_1:.4f}"
         same = "" if row.correlation is None else f"  maps correlate {row.correlation:.4f} with the row above"
         print(f"{row.name}{recall}{same}")
         for candidate in row.candidates:
-            print(f"{candidate.score:8.4f} {shown(candidate.image.path)}")
+            print(f"{candidate.score:8.4f} {printable(candidate.image.path)}")
     print(f"picture {picture}")
 
 
 def contribution(arguments: argparse.Namespace) -> None:
     """``simmap contribution``: how many features make a score."""
-    from simmap.engine.curves import MARKED, check_plot, contribution_curve
+    from simmap.engine.analysis.contribution import MARKED, contribution_curve
     from simmap.engine.dataset import find_images, read_pairs, sample_pairs
+    from simmap.engine.figures.contribution import ContributionFigure
+    from simmap.engine.figures.curve import check_curve
 
     if (arguments.pairs_file is None) == (arguments.folder is None):
         arguments.usage("give PAIRS.csv or --folder")
-    picture = check_plot(arguments.output, force=arguments.force)
+    picture = check_curve(arguments.output, force=arguments.force)
     if arguments.folder is None:
         pairs = read_pairs(arguments.pairs_file)
     else:
         items = find_images(arguments.folder, arguments.labels)
         pairs = sample_pairs(items, arguments.pairs, seed=arguments.seed)
     curve = contribution_curve(_engine(arguments), pairs)
-    curve.draw(picture, force=arguments.force)
+    figure = ContributionFigure(curve)
+    figure.save(picture, force=arguments.force)
     if arguments.json:
-        _print_json({**curve.report(), "picture": str(picture)})
+        _print_json({**figure.data(), "picture": str(picture)})
         return
     k = min(MARKED, len(curve.mean))
     low, high = curve.low[k - 1], curve.high[k - 1]
@@ -390,15 +390,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """``simmap evaluate``: retrieval, agreement of two models, faithfulness of the maps."""
     import numpy as np
 
-    from simmap.engine.curves import check_plot, faithfulness
+    from simmap.engine.analysis.agreement import agreement
+    from simmap.engine.analysis.faithfulness import faithfulness
+    from simmap.engine.analysis.retrieval import retrieval
     from simmap.engine.dataset import find_images, sample_pairs
-    from simmap.engine.evaluate import agreement, retrieval
+    from simmap.engine.figures.curve import check_curve
+    from simmap.engine.figures.faithfulness import FaithfulnessFigure
 
     if (arguments.output is not None) > arguments.faithfulness:
         arguments.usage("-o is the curve of --faithfulness")
     picture = None
     if arguments.output is not None:
-        picture = check_plot(arguments.output, force=arguments.force)
+        picture = check_curve(arguments.output, force=arguments.force)
     items = find_images(arguments.folder, arguments.labels)
     paths, labels = [item.path for item in items], [item.label for item in items]
     engine = _engine(arguments)
@@ -414,20 +417,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
                 vectors.append(vector.embedding)
                 tell(len(vectors), len(paths))
         embeddings.append(np.array(vectors))
-        figures = retrieval(embeddings[-1], labels).report()
+        figures = retrieval(embeddings[-1], labels).data()
         report["models"].append({"model": str(one.model), "device": one.device, **figures})
     if arguments.against is not None:
         compared = agreement(
             engine, engines[1], paths, embeddings=embeddings, pairs=arguments.pairs, seed=arguments.seed
         )
-        report["agreement"] = compared.report()
+        report["agreement"] = compared.data()
     if arguments.faithfulness:
         pairs = sample_pairs(items, arguments.pairs, seed=arguments.seed)
         with _progress("pairs") as tell:
             curves = faithfulness(engine, pairs, seed=arguments.seed, on_progress=tell)
-        report["faithfulness"] = curves.report()
+        figure = FaithfulnessFigure(curves)
+        report["faithfulness"] = figure.data()
         if picture is not None:
-            curves.draw(picture, force=arguments.force)
+            figure.save(picture, force=arguments.force)
             report["picture"] = str(picture)
     if arguments.json:
         _print_json(report)
@@ -450,7 +454,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     """``simmap inspect``: the whole contract of an artifact."""
     from dataclasses import asdict
 
-    from simmap.engine.session import open_session
+    from simmap.engine.runtime.session import open_session
 
     session = open_session(arguments.model, device="cpu", threads=1)
     contract = session.contract
@@ -549,7 +553,8 @@ def _engine(
 
     ``model`` stands in for --model where a command takes several.
     """
-    from simmap.engine.pipeline import Engine
+    from simmap.engine.engine import Engine
+    from simmap.engine.options import Options, load_options
 
     given: dict[str, Any] = {
         name: getattr(arguments, name)
@@ -559,16 +564,16 @@ def _engine(
     if model is not None:
         given["model"] = model
     if arguments.config is not None:
-        return Engine.from_config(arguments.config, **given)
+        return Engine(options=load_options(arguments.config, **given))
     if index is not None and Path(index.model).is_file():
         given.setdefault("model", index.model)
-    return Engine(**given)
+    return Engine(options=Options(**given))
 
 
 def _picture(arguments: argparse.Namespace) -> Path:
     """The picture to write, refused before any work is done for it if it cannot be."""
+    from simmap.engine.figures.files import check_format
     from simmap.engine.files import check_output
-    from simmap.engine.render import check_format
 
     picture = check_output(arguments.output, force=arguments.force)
     check_format(picture)
@@ -578,17 +583,17 @@ def _picture(arguments: argparse.Namespace) -> Path:
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, on a terminal only."""
-    shown = sys.stderr.isatty()
+    printable = sys.stderr.isatty()
 
     def tell(done: int, total: int) -> None:
-        if shown:
+        if printable:
             bar = "#" * (30 * done // max(total, 1))
             print(f"\r[{bar:30}] {done} of {total} {what}", end="", file=sys.stderr, flush=True)
 
     try:
         yield tell
     finally:
-        if shown:
+        if printable:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 

@@ -8,9 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simmap.engine.curves import contribution_curve, faithfulness
-    from simmap.engine.dataset import find_images, read_pairs, sample_pairs
-    from simmap.engine.errors import (
+    from .analysis.agreement import agreement
+    from .analysis.classes import class_maps
+    from .analysis.contrast import contrast
+    from .analysis.contribution import contribution_curve
+    from .analysis.faithfulness import faithfulness
+    from .analysis.retrieval import retrieval
+    from .dataset import find_images, read_pairs, sample_pairs
+    from .engine import Engine
+    from .errors import (
         ArtifactError,
         ConfigError,
         DecompositionError,
@@ -21,47 +27,78 @@ if TYPE_CHECKING:
         SimmapError,
         StoreError,
     )
-    from simmap.engine.evaluate import agreement, retrieval
-    from simmap.engine.figures import class_maps, contrast
-    from simmap.engine.index import Index, update_index
-    from simmap.engine.pipeline import Embedded, Engine, Mapped, Pair, Vector
-    from simmap.engine.retrieve import render_found, search, search_embeddings
+    from .figures.classes import ClassFigure
+    from .figures.contrast import ContrastFigure
+    from .figures.contribution import ContributionFigure
+    from .figures.faithfulness import FaithfulnessFigure
+    from .figures.found import SearchFigure
+    from .figures.pair import PairFigure
+    from .index.embedded import Index
+    from .index.explain import explain
+    from .index.search import search, search_embeddings
+    from .index.update import update_index
+    from .options import Options, load_options
+    from .results import Embedded, Mapped, Pair, Vector
 
-_MODULES = {
-    "curves": ("contribution_curve", "faithfulness"),
-    "dataset": ("find_images", "read_pairs", "sample_pairs"),
-    "errors": (
-        "ArtifactError",
-        "ConfigError",
-        "DecompositionError",
-        "DeviceError",
-        "ExportError",
-        "ImageError",
-        "OutputError",
-        "SimmapError",
-        "StoreError",
-    ),
-    "evaluate": ("agreement", "retrieval"),
-    "figures": ("class_maps", "contrast"),
-    "index": ("Index", "update_index"),
-    "pipeline": ("Embedded", "Engine", "Mapped", "Pair", "Vector"),
-    "retrieve": ("render_found", "search", "search_embeddings"),
+_MODULE_OF = {
+    "ArtifactError": ".errors",
+    "ClassFigure": ".figures.classes",
+    "ConfigError": ".errors",
+    "ContrastFigure": ".figures.contrast",
+    "ContributionFigure": ".figures.contribution",
+    "DecompositionError": ".errors",
+    "DeviceError": ".errors",
+    "Embedded": ".results",
+    "Engine": ".engine",
+    "ExportError": ".errors",
+    "FaithfulnessFigure": ".figures.faithfulness",
+    "ImageError": ".errors",
+    "Index": ".index.embedded",
+    "Mapped": ".results",
+    "Options": ".options",
+    "OutputError": ".errors",
+    "Pair": ".results",
+    "PairFigure": ".figures.pair",
+    "SearchFigure": ".figures.found",
+    "SimmapError": ".errors",
+    "StoreError": ".errors",
+    "Vector": ".results",
+    "agreement": ".analysis.agreement",
+    "class_maps": ".analysis.classes",
+    "contrast": ".analysis.contrast",
+    "contribution_curve": ".analysis.contribution",
+    "explain": ".index.explain",
+    "faithfulness": ".analysis.faithfulness",
+    "find_images": ".dataset",
+    "load_options": ".options",
+    "read_pairs": ".dataset",
+    "retrieval": ".analysis.retrieval",
+    "sample_pairs": ".dataset",
+    "search": ".index.search",
+    "search_embeddings": ".index.search",
+    "update_index": ".index.update",
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ArtifactError",
+    "ClassFigure",
     "ConfigError",
+    "ContrastFigure",
+    "ContributionFigure",
     "DecompositionError",
     "DeviceError",
     "Embedded",
     "Engine",
     "ExportError",
+    "FaithfulnessFigure",
     "ImageError",
     "Index",
     "Mapped",
+    "Options",
     "OutputError",
     "Pair",
+    "PairFigure",
+    "SearchFigure",
     "SimmapError",
     "StoreError",
     "Vector",
@@ -69,10 +106,11 @@ __all__ = [
     "class_maps",
     "contrast",
     "contribution_curve",
+    "explain",
     "faithfulness",
     "find_images",
+    "load_options",
     "read_pairs",
-    "render_found",
     "retrieval",
     "sample_pairs",
     "search",
@@ -86,4 +124,4 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"simmap.engine.{_MODULE_OF[name]}"), name)
+        return getattr(import_module(_MODULE_OF[name], __name__), name)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simmap.engine.errors import ConfigError
-from simmap.engine.files import absolute
+from .errors import ConfigError
+from .files import absolute
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 

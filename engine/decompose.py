@@ -13,14 +13,11 @@ places. Names, as in the paper:
 Everything here knows neither files nor sessions.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from simmap.engine.errors import DecompositionError
-
-Array = npt.NDArray[np.floating[Any]]
+from .errors import DecompositionError
+from .types import Array
 
 POOLINGS = ("avg", "max", "gem", "avgmax", "catavgmax")
 GEM_EPS = 1e-6

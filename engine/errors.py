@@ -1,7 +1,7 @@
 """The errors of simmap: one base class, one line each, naming the file or field and the mend."""
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """``name`` on one line: line breaks and undecodable bytes would spoil an error or a table."""
     return name if name.isprintable() and name else repr(name)
 

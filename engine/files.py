@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from simmap.engine.errors import OutputError
+from .errors import OutputError
 
 
 def absolute(path: str | Path) -> str:

@@ -13,18 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from simmap.engine.artifact import (
-    MAPS_KEY,
-    Contract,
-    InputSpec,
-    Pooling,
-    Precision,
-    Triple,
-    encode_bias,
-)
+from simmap.engine.contract import MAPS_KEY, Contract, InputSpec, Pooling, Precision, encode_bias
 from simmap.engine.errors import ExportError
 from simmap.engine.files import check_output, replacing
-from simmap.engine.session import open_session
+from simmap.engine.runtime.session import open_session
+from simmap.engine.types import Triple
 from simmap.export import float16, gate
 from simmap.export.gate import Check, Reference
 from simmap.export.graph import constant_part, expose, fingerprint, has_head, map_graph

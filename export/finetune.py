@@ -28,10 +28,11 @@ import torch
 import yaml
 from torch import nn
 
-from simmap.engine.artifact import InputSpec
+from simmap.engine.contract import InputSpec
 from simmap.engine.dataset import Item, find_images
 from simmap.engine.errors import ConfigError, OutputError, SimmapError
-from simmap.engine.image import load, preprocess
+from simmap.engine.images.decode import load
+from simmap.engine.images.preprocess import preprocess
 from simmap.export import torch_source
 from simmap.export.recipe import Recipe, load_recipe
 

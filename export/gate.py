@@ -11,12 +11,15 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from simmap.engine import decompose, image
-from simmap.engine.artifact import InputSpec
+from simmap.engine import decompose
+from simmap.engine.analysis.agreement import agreement
+from simmap.engine.analysis.retrieval import retrieval
+from simmap.engine.contract import InputSpec
 from simmap.engine.dataset import Item
+from simmap.engine.engine import Engine
 from simmap.engine.errors import ConfigError, ExportError
-from simmap.engine.evaluate import agreement, retrieval
-from simmap.engine.pipeline import Engine
+from simmap.engine.images.decode import load
+from simmap.engine.images.preprocess import preprocess
 from simmap.export.graph import normalises
 from simmap.export.onnx_source import Exposure, Graph, plain_session
 from simmap.export.recipe import Fidelity
@@ -162,7 +165,7 @@ def fidelity(full: Path, small: Path, items: Sequence[Item]) -> dict[str, float]
     engines = [Engine(path, device="cpu") for path in (full, small)]
     sources = [item.path for item in items]
     embeddings = [np.array([v.embedding for v in engine.vectors(sources)]) for engine in engines]
-    figures: dict[str, float] = agreement(engines[0], engines[1], sources, embeddings=embeddings).report()
+    figures: dict[str, float] = agreement(engines[0], engines[1], sources, embeddings=embeddings).data()
     labels = [item.label for item in items]
     with suppress(ConfigError):  # no labels, or each alone with its own
         recalls = [float(retrieval(each, labels).recall_at_1) for each in embeddings]
@@ -273,11 +276,11 @@ def _channels_first(batch: npt.NDArray[Any]) -> Array:
 def _batches(spec: InputSpec, size: tuple[int, int]) -> list[tuple[str, npt.NDArray[np.uint8]]]:
     """Random and real images at batch 1 and 3."""
     rng = np.random.default_rng(0)
-    photos = [image.load(path).pixels for path in sorted(PHOTOS.glob("*.jpg"))]
+    photos = [load(path).pixels for path in sorted(PHOTOS.glob("*.jpg"))]
     batches = []
     for count in BATCHES:
         noise = rng.integers(0, 256, size=(count, *size, 3), dtype=np.uint8)
-        real = [image.preprocess(photos[i % len(photos)], spec, size=size)[0] for i in range(count)]
+        real = [preprocess(photos[i % len(photos)], spec, size=size)[0] for i in range(count)]
         batches += [("random", noise), ("real", np.stack(real))]
     return batches
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from simmap.engine.artifact import InputSpec
+from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
 from simmap.export.onnx_source import Exposure, Graph
 

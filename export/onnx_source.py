@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from simmap.engine.artifact import Pooling
+from simmap.engine.contract import Pooling
 from simmap.engine.decompose import GEM_EPS
 from simmap.engine.errors import ExportError
 

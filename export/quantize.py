@@ -32,9 +32,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from simmap.engine import image
-from simmap.engine.artifact import InputSpec
+from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
+from simmap.engine.images.decode import load
+from simmap.engine.images.preprocess import preprocess
 from simmap.export.onnx_source import plain_session, raise_opset
 
 Array = npt.NDArray[np.floating[Any]]
@@ -107,7 +108,7 @@ def candidates(
 def _prepared(photos: Sequence[str | Path], spec: InputSpec) -> Iterator[npt.NDArray[np.uint8]]:
     """The network's input (1, height, width, 3) for each photo."""
     for path in photos:
-        yield image.preprocess(image.load(path).pixels, spec)[0][None]
+        yield preprocess(load(path).pixels, spec)[0][None]
 
 
 def _layers(model: onnx.ModelProto, spec: InputSpec) -> tuple[list[_Layer], Array]:

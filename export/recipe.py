@@ -8,10 +8,11 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from simmap.engine.artifact import Colour, Kernel, Precision, Resize, Triple
-from simmap.engine.config import build, load_yaml
+from simmap.engine.contract import ChannelOrder, Kernel, Precision, Resize
 from simmap.engine.dataset import Item, find_images
 from simmap.engine.errors import ConfigError
+from simmap.engine.schema import build, load_yaml
+from simmap.engine.types import Triple
 
 SourceKind = Literal["torchvision", "timm", "module", "onnx"]
 SOURCES: tuple[SourceKind, ...] = ("torchvision", "timm", "module", "onnx")
@@ -84,7 +85,7 @@ class Recipe:
     dynamic: bool = False
     mean: Triple | None = None
     std: Triple | None = None
-    colour: Colour | None = None
+    colour: ChannelOrder | None = None
     resize: Resize | None = None
     kernel: Kernel | None = None
     crop_fraction: float | None = None

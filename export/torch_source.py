@@ -35,8 +35,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from simmap.engine.artifact import Pooling, Triple
+from simmap.engine.contract import Pooling
 from simmap.engine.errors import ExportError
+from simmap.engine.types import Triple
 
 Kind = Literal["torchvision", "timm", "module"]
 Size = tuple[int, int]

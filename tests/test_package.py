@@ -45,7 +45,8 @@ def test_the_wheel_puts_one_name_in_site_packages(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"simmap"}
     for inside in (
         "simmap/cli.py",
-        "simmap/engine/pipeline.py",
+        "simmap/engine/engine.py",
+        "simmap/engine/figures/pair.py",
         "simmap/engine/py.typed",
         "simmap/export/exporter.py",
         "simmap/configs/engine.yaml",

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from common import MODEL, Options, Row, compare, main
-from simmap.engine.session import open_session
+from common import MODEL, Row, Settings, compare, main
+from simmap.engine.runtime.session import open_session
 
 SIDE = 1024  # of the matrices
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """Of the table."""
     from simmap.export.exporter import export
     from simmap.export.recipe import load_recipe
@@ -27,7 +27,7 @@ def rows(options: Options) -> Iterator[Row]:
         yield row("ResNet-50", path, ">= 0.95", options)
 
 
-def row(name: str, path: Path, expected: str, options: Options) -> Row:
+def row(name: str, path: Path, expected: str, options: Settings) -> Row:
     """Of one artifact."""
     from threadpoolctl import threadpool_limits
 

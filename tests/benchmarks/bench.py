@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
 
-from common import Options, Row, Watch, options_of, parser, plain, report, skipped
+from common import Row, Settings, Watch, options_of, parser, plain, report, skipped
 from simmap.engine.files import check_output, write_bytes
 
 NAMES = (
@@ -61,7 +61,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def rows_of(name: str, options: Options, failed: list[str]) -> Iterator[Row]:
+def rows_of(name: str, options: Settings, failed: list[str]) -> Iterator[Row]:
     """A benchmark's rows; one that tells why, where a package is missing or something went wrong."""
     try:
         yield from import_module(name).rows(options)

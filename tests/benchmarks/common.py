@@ -28,7 +28,7 @@ QUIET = 0.1  # CPUs that other processes may use
 
 
 @dataclass(frozen=True)
-class Options:
+class Settings:
     """What the command line says.
 
     Attributes:
@@ -85,7 +85,7 @@ def compare(
     first: Callable[[], object],
     second: Callable[[], object],
     expected: str,
-    options: Options,
+    options: Settings,
     *,
     note: str = "",
     turns: int | None = None,
@@ -192,9 +192,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def options_of(arguments: argparse.Namespace) -> Options:
+def options_of(arguments: argparse.Namespace) -> Settings:
     """The options among the arguments of ``parser``."""
-    return Options(**{item.name: getattr(arguments, item.name) for item in fields(Options)})
+    return Settings(**{item.name: getattr(arguments, item.name) for item in fields(Settings)})
 
 
 def main(rows: Callable[[Options], Iterable[Row]]) -> None:
@@ -203,7 +203,7 @@ def main(rows: Callable[[Options], Iterable[Row]]) -> None:
     report(rows(options), options)
 
 
-def report(rows: Iterable[Row], options: Options) -> None:
+def report(rows: Iterable[Row], options: Settings) -> None:
     """Print rows as they come; write them as JSON at the end."""
     print(f"{'ratio':60} {'median':>8}  {'quartiles':16} {'expected':9} note", flush=True)
     found = []
@@ -230,7 +230,7 @@ def plain(row: Row) -> dict[str, object]:
     return values
 
 
-def photos(options: Options) -> Iterator[Path]:
+def photos(options: Settings) -> Iterator[Path]:
     """The images of the folder, in order."""
     for path in sorted(options.images.rglob("*")):
         if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):

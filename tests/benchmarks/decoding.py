@@ -13,15 +13,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common import SAMPLES, Options, Row, compare, main, photos, skipped
-from simmap.engine import Engine, image
+from common import SAMPLES, Row, Settings, compare, main, photos, skipped
+from simmap.engine import Engine
 from simmap.engine.decompose import unit
+from simmap.engine.images import decode
 
 MOST = 24  # files
 ENLARGED = (4000, 3000)
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """The extra ``turbo``, and ``fast_decode``."""
     with tempfile.TemporaryDirectory() as folder:
         if options.images == Options.images:
@@ -37,34 +38,35 @@ def rows(options: Options) -> Iterator[Row]:
         yield reduced(files, options)
 
 
-def turbo(files: list[Path], options: Options) -> Row:
+def turbo(files: list[Path], options: Settings) -> Row:
     """Full decoding by the extra and by OpenCV alone."""
     name = "load JPEG files with the extra turbo / by OpenCV"
-    if image.simplejpeg is None:
+    if decode.simplejpeg is None:
         return skipped(name, "simplejpeg not installed")
     contents = [path.read_bytes() for path in files]
-    sizes = [image.load(content).pixels.shape[:2] for content in contents]
+    sizes = [decode.load(content).pixels.shape[:2] for content in contents]
     megapixels = np.median([height * width for height, width in sizes]) / 1e6
 
     def load_all() -> None:
         for content in contents:
-            image.load(content)
+            decode.load(content)
 
     def by_opencv() -> None:
-        module, image.simplejpeg = image.simplejpeg, None
+        module, decode.simplejpeg = decode.simplejpeg, None
         try:
             load_all()
         finally:
-            image.simplejpeg = module
+            decode.simplejpeg = module
 
     note = f"{len(files)} files, median {megapixels:.1f} megapixels"
     return compare(name, load_all, by_opencv, "< 1", options, note=note, turns=min(options.turns, 5))
 
 
-def reduced(files: list[Path], options: Options) -> Row:
+def reduced(files: list[Path], options: Settings) -> Row:
     """The time of embeddings from both, and how far they differ."""
     full, fast = (
-        Engine(options.model, device="cpu", threads=1, fast_decode=chosen) for chosen in (False, True)
+        Engine(options.model, device="cpu", options=Options(threads=1, fast_decode=chosen))
+        for chosen in (False, True)
     )
     a, b = (unit(np.array([v.embedding for v in engine.vectors(files)])) for engine in (full, fast))
     cosines = (a * b).sum(axis=1)

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from common import Options, Row, compare, main
+from common import Row, Settings, compare, main
 from simmap.engine import Engine, decompose
-from simmap.engine.decompose import Array
+from simmap.engine.types import Array
 
 CHANNELS = 2048  # of ResNet-50's last map
 DATABASE = 1000
 CLASS = 48
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """Of the table."""
     rng = np.random.default_rng(0)
     with threadpool_limits(1):
@@ -31,7 +31,7 @@ def rows(options: Options) -> Iterator[Row]:
         yield surrogate(rng, options)
 
 
-def pair(rng: np.random.Generator, side: int, expected: str, options: Options) -> Iterator[Row]:
+def pair(rng: np.random.Generator, side: int, expected: str, options: Settings) -> Iterator[Row]:
     """Both maps of a pair, of the feature maps as networks lay them out and of copies place by place."""
     alphas = feature_maps(rng, 2, side)
     first, second = (decompose.alpha_hat(alpha, "avg") for alpha in alphas)
@@ -70,7 +70,7 @@ def published(first: Array, second: Array) -> tuple[Array, Array]:
     return table.sum(axis=(2, 3)), table.sum(axis=(0, 1))
 
 
-def region(rng: np.random.Generator, options: Options) -> Row:
+def region(rng: np.random.Generator, options: Settings) -> Row:
     """The scores of a region of one image with a database."""
     (alpha,) = feature_maps(rng, 1, 7)
     parts, embedding = decompose.alpha_hat(alpha, "avg"), decompose.pool(alpha, "avg")
@@ -86,7 +86,7 @@ def region(rng: np.random.Generator, options: Options) -> Row:
     )
 
 
-def class_maps(rng: np.random.Generator, options: Options) -> Row:
+def class_maps(rng: np.random.Generator, options: Settings) -> Row:
     """Of each image of a class, the sum of its maps with the others."""
     alphas = feature_maps(rng, CLASS, 7)
     parts = [decompose.alpha_hat(alpha, "avg") for alpha in alphas]
@@ -109,9 +109,9 @@ def class_maps(rng: np.random.Generator, options: Options) -> Row:
     return check(f"class pair by pair / as one sum, {CLASS} images", pairs, at_once, ">= 15", options)
 
 
-def surrogate(rng: np.random.Generator, options: Options) -> Row:
+def surrogate(rng: np.random.Generator, options: Settings) -> Row:
     """What each place of a map adds to the maximum, over the run that gives the map."""
-    engine = Engine(device="cpu", threads=1, cache=False)
+    engine = Engine(device="cpu", options=Options(threads=1, cache=False))
     contract = engine.contract
     alpha = feature_maps(rng, 1, contract.grid_height, contract.channels)[0]
     # ReLU6 saturates, so several places share a channel's maximum.
@@ -131,7 +131,7 @@ def check(
     first: Callable[[], Array | tuple[Array, ...]],
     second: Callable[[], Array | tuple[Array, ...]],
     expected: str,
-    options: Options,
+    options: Settings,
 ) -> Row:
     """The row of two forms that give the same."""
     np.testing.assert_allclose(np.array(first()), np.array(second()), rtol=1e-4, atol=1e-6)

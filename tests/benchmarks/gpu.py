@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from common import MODEL, ROOT, Options, Row, compare, main, photos, skipped
+from common import MODEL, ROOT, Row, Settings, compare, main, photos, skipped
 from simmap.engine import Engine
 from simmap.engine.errors import DeviceError
-from simmap.engine.session import CPU, CUDA, Session, import_runtime, open_session
+from simmap.engine.runtime.ort import CPU, CUDA, import_runtime
+from simmap.engine.runtime.session import Session, open_session
 
 BATCHES, ALL_BATCHES = (1, 32, 256), (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STREAM = 512  # images
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """Of the table."""
     try:
         open_session(MODEL, device="cuda")
@@ -34,7 +35,7 @@ def rows(options: Options) -> Iterator[Row]:
     yield from measured("cuda", ALL_BATCHES if options.full else BATCHES, options)
 
 
-def measured(device: str, batches: Sequence[int], options: Options) -> Iterator[Row]:
+def measured(device: str, batches: Sequence[int], options: Settings) -> Iterator[Row]:
     """The rows on a device."""
     from simmap.export.exporter import export
     from simmap.export.recipe import load_recipe
@@ -68,7 +69,7 @@ def drawn(session: Session, count: int) -> list[Any]:
 
 
 def forms(
-    name: str, full: Session, fast: Session, half: Session, images: list[Any], options: Options
+    name: str, full: Session, fast: Session, half: Session, images: list[Any], options: Settings
 ) -> Iterator[Row]:
     """Ways to use ONNX Runtime."""
     outputs = full.contract.explained
@@ -89,7 +90,7 @@ def forms(
 
 
 def torch_rows(
-    name: str, kind: str, network: str, session: Session, images: list[Any], device: str, options: Options
+    name: str, kind: str, network: str, session: Session, images: list[Any], device: str, options: Settings
 ) -> Iterator[Row]:
     """PyTorch over ours, the same architecture in the same precision; weights do not change its time."""
     try:
@@ -132,7 +133,7 @@ def torch_rows(
         )
 
 
-def graph_row(name: str, path: Path, session: Session, device: str, options: Options) -> Row:
+def graph_row(name: str, path: Path, session: Session, device: str, options: Settings) -> Row:
     """A captured CUDA graph, which always reads and writes the same memory of the device."""
     ort = import_runtime()
     images = drawn(session, 1)
@@ -162,7 +163,7 @@ def graph_row(name: str, path: Path, session: Session, device: str, options: Opt
     )
 
 
-def stream(device: str, options: Options) -> Row:
+def stream(device: str, options: Settings) -> Row:
     """JPEG files to embeddings, on the device and on the CPU."""
     paths = list(islice(cycle(list(photos(options))), STREAM))
     engines = [Engine(options.model, device=name) for name in (device, "cpu")]

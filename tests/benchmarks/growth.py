@@ -22,10 +22,11 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from common import PHOTOS, Options, Row, main, quartiles
+from common import PHOTOS, Row, Settings, main, quartiles
 from simmap.engine import Engine, class_maps, decompose
 from simmap.engine.files import write_bytes
-from simmap.engine.index import Entry, Index
+from simmap.engine.index.embedded import Index
+from simmap.engine.index.store import Entry
 
 # What grows, and to which sizes.
 SIZES = {
@@ -48,7 +49,7 @@ class Point(NamedTuple):
     peak: int
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """Of the table; the plot goes to ``options.plot``."""
     points: dict[str, list[Point]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +112,7 @@ def task(what: str, size: int, folder: Path) -> Callable[[], object]:
         index = Index(folder / str(size))
         query = rng.standard_normal((1, index.dimension), np.float32)
         return lambda: index.search(query, 10)
-    engine = Engine(device="cpu", threads=1, cache=False)
+    engine = Engine(device="cpu", options=Options(threads=1, cache=False))
     photos = list(islice(cycle(sorted(PHOTOS.glob("*.jpg"))), size))
     if what == "images of a class":
         return lambda: class_maps(engine, photos)
@@ -120,7 +121,7 @@ def task(what: str, size: int, folder: Path) -> Callable[[], object]:
 
 def make_indexes(folder: Path) -> None:
     """An index of random unit vectors for each size, named by it."""
-    engine = Engine(device="cpu", threads=1, cache=False)
+    engine = Engine(device="cpu", options=Options(threads=1, cache=False))
     rng = np.random.default_rng(0)
     for size in SIZES["vectors searched"]:
         index = Index.create(folder / str(size), engine, folder)

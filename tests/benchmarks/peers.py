@@ -24,10 +24,11 @@ import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from common import PHOTOS, SAMPLES, Options, Row, compare, main, skipped
-from simmap.engine import Engine, decompose, image, render
-from simmap.engine.decompose import Array
-from simmap.engine.render import Panel, Pixels
+from common import PHOTOS, SAMPLES, Row, Settings, compare, main, skipped
+from simmap.engine import Engine, decompose
+from simmap.engine.figures.panel import Panel, overlay, shared_scale
+from simmap.engine.images.preprocess import preprocess
+from simmap.engine.types import Array, Pixels
 
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 HEIGHT = 224  # of an overlay
@@ -67,7 +68,7 @@ class Subject:
 Explain = Callable[[Subject, Pixels, Pixels], Maps]
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """Of the table."""
     if missing := absent():
         yield skipped("peers", f"{missing} not installed")
@@ -84,7 +85,7 @@ def rows(options: Options) -> Iterator[Row]:
         torch.set_num_threads(threads)
 
 
-def compared(subject: Subject, options: Options) -> Iterator[Row]:
+def compared(subject: Subject, options: Settings) -> Iterator[Row]:
     """The rows of one network."""
     for name, package, explain, expected in (
         ("torch with hooks", "torch", hooks, ">= 1.8" if subject.trained else ">= 1.2"),
@@ -133,7 +134,7 @@ def theirs(subject: Subject, explain: Explain, first: Path, second: Path) -> tup
     """Overlays and maps of a pair by a peer."""
     photos = [subject.engine.load(path) for path in (first, second)]
     spec = subject.engine.contract.input
-    prepared = [image.preprocess(photo.pixels, spec) for photo in photos]
+    prepared = [preprocess(photo.pixels, spec) for photo in photos]
     maps = explain(subject, prepared[0][0], prepared[1][0])
     panels = [
         Panel(photo.pixels, values, geometry)
@@ -144,8 +145,8 @@ def theirs(subject: Subject, explain: Explain, first: Path, second: Path) -> tup
 
 def overlays(panels: Sequence[Panel]) -> list[Pixels]:
     """Each photo under its map, on one scale."""
-    scale = render.shared_scale(panel.map for panel in panels)
-    return [render.overlay(panel, scale=scale, height=HEIGHT) for panel in panels]
+    scale = shared_scale(panel.map for panel in panels)
+    return [overlay(panel, scale=scale, height=HEIGHT) for panel in panels]
 
 
 def correlation(subject: Subject, explain: Explain, pairs: Sequence[tuple[Path, Path]]) -> str:
@@ -194,7 +195,7 @@ def efficientnet() -> Subject:
     state = torch.load(weights_file(), weights_only=True)
     # The names differ, the order does not; the classifier comes last and is cut off.
     network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=False)))
-    engine = Engine(device="cpu", threads=1, cache=False)
+    engine = Engine(device="cpu", options=Options(threads=1, cache=False))
     return Subject("EfficientNet-Lite0", engine, network, network.bn2, trained=True)
 
 
@@ -214,7 +215,7 @@ def resnet(folder: Path) -> Subject:
         Recipe(timm="resnet50", weights=str(folder / "resnet50.pth")), folder / "resnet50.onnx"
     ).path
     network.reset_classifier(0)
-    engine = Engine(path, device="cpu", threads=1, cache=False)
+    engine = Engine(path, device="cpu", options=Options(threads=1, cache=False))
     return Subject("ResNet-50", engine, network, network.layer4, trained=False)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import ROOT, Options, Row, compare, main, skipped
+from common import ROOT, Row, Settings, compare, main, skipped
 from simmap.engine.errors import ConfigError
-from simmap.engine.session import open_session
+from simmap.engine.runtime.session import open_session
 from simmap.export import gate
 from simmap.export.exporter import Report, export
 from simmap.export.recipe import load_recipe
@@ -23,7 +23,7 @@ SESSIONS = 4
 EXPECTED = {"fp16": "<= 1.02", "int8": "<= 0.60"}
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """Of the table."""
     calibrate = {"precision": "int8", "calibrate": str(options.images)}
     try:
@@ -42,7 +42,7 @@ def rows(options: Options) -> Iterator[Row]:
         yield row(full, small, small.contract.fidelity, options)
 
 
-def row(full: Report, other: Report, judged: dict[str, float], options: Options) -> Row:
+def row(full: Report, other: Report, judged: dict[str, float], options: Settings) -> Row:
     """Time of one run, and in the note how near it is to float32."""
     # Where a session's memory happens to lie moves its time by some percent, so each side has several.
     runs = [

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from packaging.requirements import Requirement
 
-from common import PHOTOS, ROOT, Options, Row, main, quartiles, skipped
+from common import PHOTOS, ROOT, Row, Settings, main, quartiles, skipped
 from peers import absent, weights_file
 
 PAIR = (PHOTOS / "buddha_a.jpg", PHOTOS / "buddha_b.jpg")
@@ -37,20 +37,24 @@ print(json.dumps({"seconds": used.ru_utime + used.ru_stime, "bytes": int(peak.sp
 
 OURS = """
 import sys
-from simmap.engine import Engine
+from simmap.engine import Engine, PairFigure
+from simmap.engine.options import Options
 
 first, second, picture = sys.argv[1:]
-Engine(device="cpu", threads=1).compare(first, second).save(picture, force=True)
+pair = Engine(device="cpu", options=Options(threads=1)).compare(first, second)
+PairFigure(pair).save(picture, force=True)
 """
 
 TORCH = """
 import sys
 import timm
 import torch
-from simmap.engine import decompose, image
-from simmap.engine.artifact import InputSpec
-from simmap.engine.config import Options
-from simmap.engine.pipeline import Embedded, Pair
+from simmap.engine import decompose
+from simmap.engine.contract import InputSpec
+from simmap.engine.figures.pair import PairFigure
+from simmap.engine.images.decode import load
+from simmap.engine.images.preprocess import preprocess
+from simmap.engine.results import Embedded, Pair
 
 *sources, picture, weights = sys.argv[1:]
 torch.set_num_threads(1)
@@ -61,18 +65,18 @@ seen = []
 network.bn2.register_forward_hook(lambda module, inputs, output: seen.append(output))
 photos, images = [], []
 for source in sources:
-    photos.append(image.load(source))
-    pixels, geometry = image.preprocess(photos[-1].pixels, InputSpec(224, 224))
+    photos.append(load(source))
+    pixels, geometry = preprocess(photos[-1].pixels, InputSpec(224, 224))
     with torch.inference_mode():
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
         embedding = network(batch)[0].numpy()
     parts = decompose.alpha_hat(seen[-1][0].numpy(), "avg")
     images.append(Embedded(source, embedding, geometry, parts, None))
-Pair(tuple(images), tuple(photos), Options()).save(picture, force=True)
+PairFigure(Pair(tuple(images), tuple(photos))).save(picture, force=True)
 """
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """Of the table."""
     if missing := absent():
         yield skipped("torch / ours, cold process", f"{missing} not installed")

@@ -13,21 +13,22 @@ from pathlib import Path
 
 import numpy as np
 
-from common import Options, Row, compare, main
+from common import Row, Settings, compare, main
 from simmap.engine import Engine
-from simmap.engine.index import Entry, Index
+from simmap.engine.index.embedded import Index
+from simmap.engine.index.store import Entry
 
 BATCH = 20_000
 K = 10
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """One query, and a hundred at once."""
     for count in (100_000, 1_000_000) if options.full else (100_000,):
         yield from searches(count, options)
 
 
-def searches(count: int, options: Options) -> Iterator[Row]:
+def searches(count: int, options: Settings) -> Iterator[Row]:
     """On an index of ``count`` images."""
     engine = Engine(options.model, device="cpu")
     rng = np.random.default_rng(0)

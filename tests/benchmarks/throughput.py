@@ -17,9 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common import Options, Row, Watch, compare, main, photos, quartiles
-from simmap.engine import Engine, image
-from simmap.engine.session import open_session, usable_cpus
+from common import Row, Settings, Watch, compare, main, photos, quartiles
+from simmap.engine import Engine
+from simmap.engine.images.decode import load
+from simmap.engine.images.preprocess import preprocess
+from simmap.engine.runtime.cpus import usable_cpus
+from simmap.engine.runtime.session import open_session
 
 STREAM = 128  # images a turn
 
@@ -34,7 +37,7 @@ print(used.ru_utime + used.ru_stime, int(peak.split()[1]) / 1024)
 """
 
 
-def rows(options: Options) -> Iterator[Row]:
+def rows(options: Settings) -> Iterator[Row]:
     """Of the table."""
     model = options.model
     paths = list(islice(cycle(list(photos(options))), STREAM))
@@ -47,7 +50,7 @@ def rows(options: Options) -> Iterator[Row]:
     yield from cold(model, paths, options)
 
 
-def outputs(model: Path, options: Options) -> Row:
+def outputs(model: Path, options: Settings) -> Row:
     """The map as a second output of one run."""
     session = open_session(model, device="cpu", threads=1)
     contract = session.contract
@@ -63,9 +66,9 @@ def outputs(model: Path, options: Options) -> Row:
     )
 
 
-def explanation(model: Path, paths: list[Path], options: Options) -> Row:
+def explanation(model: Path, paths: list[Path], options: Settings) -> Row:
     """Both maps of a pair beside the embeddings alone, from decoded photos."""
-    engine = Engine(model, device="cpu", threads=1)
+    engine = Engine(model, device="cpu", options=Options(threads=1))
     both = [engine.load(path) for path in paths[:2]]
     return compare(
         "explain a pair / embed two images",
@@ -76,9 +79,9 @@ def explanation(model: Path, paths: list[Path], options: Options) -> Row:
     )
 
 
-def overhead(model: Path, paths: list[Path], options: Options) -> Row:
+def overhead(model: Path, paths: list[Path], options: Settings) -> Row:
     """All that an image costs on one thread, beside what it must."""
-    engine = Engine(model, device="cpu", threads=1)
+    engine = Engine(model, device="cpu", options=Options(threads=1))
     work = necessary(model)
     few = paths[:8]
     return compare(
@@ -90,10 +93,10 @@ def overhead(model: Path, paths: list[Path], options: Options) -> Row:
     )
 
 
-def streams(model: Path, paths: list[Path], cpus: int, options: Options) -> Iterator[Row]:
+def streams(model: Path, paths: list[Path], cpus: int, options: Settings) -> Iterator[Row]:
     """A stream on every CPU, beside the work bound and beside one image after the other on all CPUs."""
     parallel = Engine(model, device="cpu")
-    serial = Engine(model, device="cpu", workers=1)
+    serial = Engine(model, device="cpu", options=Options(workers=1))
     work = necessary(model)
     calls: list[Callable[[], object]] = [
         lambda: drain(parallel.vectors(paths)),
@@ -126,10 +129,10 @@ def streams(model: Path, paths: list[Path], cpus: int, options: Options) -> Iter
     )
 
 
-def pairs(model: Path, paths: list[Path], cpus: int, options: Options) -> Row:
+def pairs(model: Path, paths: list[Path], cpus: int, options: Settings) -> Row:
     """A pair both at once, beside one image after the other on all CPUs."""
     at_once = Engine(model, device="cpu")
-    in_order = Engine(model, device="cpu", workers=1)
+    in_order = Engine(model, device="cpu", options=Options(workers=1))
     return compare(
         f"pair at once / one after the other on {cpus} CPUs",
         lambda: at_once.compare(*paths[:2]),
@@ -140,7 +143,7 @@ def pairs(model: Path, paths: list[Path], cpus: int, options: Options) -> Row:
     )
 
 
-def cold(model: Path, paths: list[Path], options: Options) -> Iterator[Row]:
+def cold(model: Path, paths: list[Path], options: Settings) -> Iterator[Row]:
     """A new process that compares one pair, with the cached graph and without."""
     with tempfile.TemporaryDirectory() as folder:
 
@@ -174,7 +177,7 @@ def necessary(model: Path) -> Callable[[Path], object]:
     wanted = ["embedding" if session.contract.head == "affine" else "pooled"]
 
     def work(path: Path) -> object:
-        pixels, _ = image.preprocess(image.load(path).pixels, session.contract.input)
+        pixels, _ = preprocess(load(path).pixels, session.contract.input)
         return session.run.run(wanted, {name: pixels[None]})
 
     return work

@@ -20,17 +20,21 @@ from typing import Any
 
 import numpy as np
 
-from simmap.engine import Engine, SimmapError, index
+from simmap.engine import Engine, SimmapError
 from simmap.engine.dataset import find_images
-from simmap.engine.index import Entry, Index, update_index
+from simmap.engine.index import embedded, update
+from simmap.engine.index.embedded import Index
+from simmap.engine.index.store import Entry
+from simmap.engine.index.update import update_index
+from simmap.engine.options import Options
 
 Say = Callable[[object], None]
 
 
 def build(say: Say, path: str, model: str, photos: str) -> None:
     """Index a folder of photos in many small steps."""
-    index.COMMIT_ROWS = 4
-    engine = Engine(model, device="cpu", threads=1)
+    update.COMMIT_ROWS = 4
+    engine = Engine(model, device="cpu", options=Options(threads=1))
     target = Index.create(path, engine, photos)
     update_index(target, engine, find_images(photos), on_progress=lambda done, total: say(done))
     say("built")
@@ -38,7 +42,7 @@ def build(say: Say, path: str, model: str, photos: str) -> None:
 
 def write(say: Say, path: str, operations: list[list[Any]]) -> None:
     """Carry out operations and say the number of each when it is done, or its error."""
-    index.COMPACT_ROWS = 3
+    embedded.COMPACT_ROWS = 3
     target = Index(path)
     for number, (name, *arguments) in enumerate(operations):
         try:

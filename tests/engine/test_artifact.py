@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmap.engine.artifact import CONTRACT_KEY, SCHEMA_KEY, Contract, InputSpec, encode_bias
+from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY, Contract, InputSpec, encode_bias
 from simmap.engine.errors import ArtifactError
 
 PLAIN = Contract(

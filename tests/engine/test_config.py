@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from simmap.engine.config import Options, load_options
 from simmap.engine.errors import ConfigError
+from simmap.engine.options import Options, load_options
 
 ROOT = Path(__file__).parents[2]
 

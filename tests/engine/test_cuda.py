@@ -14,10 +14,11 @@ import pytest
 
 from common import ARTIFACTS, PHOTOS
 from simmap.engine import Engine, decompose
-from simmap.engine.artifact import MAPS_KEY
-from simmap.engine.cuda import Lanes, page_locked
+from simmap.engine.contract import MAPS_KEY
 from simmap.engine.errors import ConfigError, DecompositionError, ImageError
-from simmap.engine.session import CPU, Session, open_session
+from simmap.engine.runtime.cuda import Lanes, page_locked
+from simmap.engine.runtime.ort import CPU
+from simmap.engine.runtime.session import Session, open_session
 
 NAMES = sorted(path.stem for path in ARTIFACTS.glob("*.onnx"))
 

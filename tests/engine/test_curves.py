@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from common import ARTIFACTS, MODEL, PHOTOS, SAMPLES
-from simmap.engine import Engine
-from simmap.engine.curves import contribution_curve, faithfulness
+from simmap.engine import ContributionFigure, Engine, FaithfulnessFigure
+from simmap.engine.analysis.contribution import contribution_curve
+from simmap.engine.analysis.faithfulness import faithfulness
 from simmap.engine.errors import ConfigError, OutputError
 
 FILES = [str(p) for p in (*sorted(PHOTOS.glob("*.jpg")), *sorted(SAMPLES.glob("*.*g")))]
@@ -39,7 +40,9 @@ def test_the_curve_equals_a_naive_sort_on_ten_pairs_and_ends_at_1(engine: Engine
     np.testing.assert_allclose(curve.high[:40], np.percentile(shares_of[:, :40], 90, axis=0), atol=1e-5)
     assert curve.mean[-1] == pytest.approx(1, abs=1e-6)
     assert curve.mean.shape == (1280,)
-    assert curve.report()["top_10"]["mean"] == pytest.approx(shares_of[:, 9].mean(), abs=1e-5)
+    assert ContributionFigure(curve).data()["top_10"]["mean"] == pytest.approx(
+        shares_of[:, 9].mean(), abs=1e-5
+    )
 
 
 def test_pairs_without_similarity_are_counted_and_left_out(engine: Engine, tmp_path: Path) -> None:
@@ -90,7 +93,7 @@ def test_deletion_and_insertion_measure_the_altered_photo(tmp_path: Path) -> Non
         np.testing.assert_allclose(found.deletion[order][0][[0, 2]], scores[::2], atol=1e-5)
     area = (scores[0] + 2 * scores[1] + scores[2]) / 4
     assert found.areas()["deletion"]["map"][0] == pytest.approx(area, abs=1e-5)
-    assert found.report()["deletion"]["map"]["area"] == pytest.approx(area, abs=1e-5)
+    assert FaithfulnessFigure(found).data()["deletion"]["map"]["area"] == pytest.approx(area, abs=1e-5)
 
 
 def test_the_map_finds_what_the_score_rests_on_better_than_chance(engine: Engine, tmp_path: Path) -> None:
@@ -107,24 +110,24 @@ def test_the_map_finds_what_the_score_rests_on_better_than_chance(engine: Engine
     assert areas["deletion"]["map"][0] < 0.8 * areas["deletion"]["random"][0]
     again = faithfulness(engine, pairs, steps=7)
     np.testing.assert_array_equal(again.deletion["random"], found.deletion["random"])
-    report = found.report()
+    report = FaithfulnessFigure(found).data()
     assert report["deletion"]["map_beats_random"] == 1 and report["pairs"] == 2
 
 
 def test_drawings_are_written_and_refused(engine: Engine, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     curve = contribution_curve(engine, [BUDDHAS])
-    curve.draw(tmp_path / "curve.png")
+    ContributionFigure(curve).save(tmp_path / "curve.png")
     picture = cv2.imread(str(tmp_path / "curve.png"))
     assert picture.shape[1] > 900 and picture.std() > 10
     for name in ("curve.svg", "curve.pdf"):
-        curve.draw(tmp_path / name)
+        ContributionFigure(curve).save(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 4000
     with pytest.raises(OutputError, match="exists already"):
-        curve.draw(tmp_path / "curve.png")
+        ContributionFigure(curve).save(tmp_path / "curve.png")
     with pytest.raises(OutputError, match=r"curves are written as \.png, \.svg, \.pdf"):
-        curve.draw(tmp_path / "curve.jpg")
-    faithfulness(engine, [BUDDHAS], steps=2).draw(tmp_path / "both.png")
+        ContributionFigure(curve).save(tmp_path / "curve.jpg")
+    FaithfulnessFigure(faithfulness(engine, [BUDDHAS], steps=2)).save(tmp_path / "both.png")
     assert cv2.imread(str(tmp_path / "both.png")).shape[1] > 1800
     assert sorted(p.name for p in tmp_path.iterdir()) == ["both.png", "curve.pdf", "curve.png", "curve.svg"]
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from common import ARTIFACTS, MODEL, PHOTOS, SAMPLES
 from simmap.engine import Engine
+from simmap.engine.analysis.agreement import agreement, map_correlation
+from simmap.engine.analysis.retrieval import retrieval
 from simmap.engine.errors import ConfigError
-from simmap.engine.evaluate import agreement, map_correlation, retrieval
 
 FILES = [*sorted(PHOTOS.glob("*.jpg")), *sorted(SAMPLES.glob("*.*g"))]
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from common import ARTIFACTS, MODEL, PHOTOS, SAMPLES
-from simmap.engine import Engine
+from simmap.engine import ClassFigure, ContrastFigure, Engine
+from simmap.engine.analysis.agreement import map_correlation
+from simmap.engine.analysis.classes import class_maps
+from simmap.engine.analysis.contrast import contrast
 from simmap.engine.errors import ConfigError, DecompositionError, ImageError
-from simmap.engine.evaluate import map_correlation
-from simmap.engine.figures import class_maps, contrast
+from simmap.engine.options import Options
 
 NAMES = ("shipped", *sorted(path.stem for path in ARTIFACTS.glob("*.onnx") if path.stem != "fragile"))
 FILES = [*sorted(PHOTOS.glob("*.jpg")), *sorted(SAMPLES.glob("*.jpg")), SAMPLES / "box.png"]
@@ -19,7 +21,7 @@ FILES = [*sorted(PHOTOS.glob("*.jpg")), *sorted(SAMPLES.glob("*.jpg")), SAMPLES 
 
 def opened(name: str) -> Engine:
     model = MODEL if name == "shipped" else ARTIFACTS / f"{name}.onnx"
-    return Engine(model, device="cpu", threads=1)
+    return Engine(model, device="cpu", options=Options(threads=1))
 
 
 def naive_map(parts: np.ndarray, e: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -51,12 +53,12 @@ def test_the_most_typical_member_comes_first() -> None:
     engine = opened("shipped")
     photos = sorted(PHOTOS.glob("*.jpg"))
     found = class_maps(engine, [SAMPLES / "fruits.jpg", *photos])
-    report = found.report()
+    report = ClassFigure(found).data()
     assert Path(report["images"][-1]["path"]).name == "fruits.jpg"
     assert np.array(report["images"][0]["map"]).sum() == pytest.approx(
         report["images"][0]["cohesion"], abs=1e-5
     )
-    picture = found.render("three photos")
+    picture = ClassFigure(found, "three photos").picture()
     assert picture.dtype == np.uint8 and picture.std() > 20
 
 
@@ -74,8 +76,9 @@ def test_the_picture_of_a_large_class_stays_a_picture() -> None:
     rng = np.random.default_rng(0)
     members = list(rng.integers(0, 256, (62, 8, 8, 3), dtype=np.uint8))
     large = class_maps(engine, members)
-    assert len(large.maps) == len(large.report()["images"]) == 62
-    assert large.render("noise").shape == class_maps(engine, members[:60]).render("noise").shape
+    assert len(large.maps) == len(ClassFigure(large).data()["images"]) == 62
+    few = class_maps(engine, members[:60])
+    assert ClassFigure(large, "noise").picture().shape == ClassFigure(few, "noise").picture().shape
 
 
 def test_what_is_no_class_is_told(tmp_path: Path) -> None:
@@ -128,12 +131,12 @@ def test_each_model_shows_its_own_best_but_never_the_query(tmp_path: Path) -> No
         assert row.recall_at_1 == pytest.approx(np.mean(list(nearest.values())))
     # The shipped model knows the other aerial photo.
     assert Path(found.rows[0].candidates[0].image.path).name == "aero3.jpg"
-    report = found.report()
+    report = ContrastFigure(found).data()
     assert report["rows"][0]["model"] == str(MODEL) and len(report["rows"][1]["candidates"]) == 3
     for row in report["rows"]:
         for one in row["candidates"]:
             assert one["label"] == labels[files.index(one["path"])]
-    picture = found.render()
+    picture = ContrastFigure(found).picture()
     assert picture.std() > 20 and picture.shape[0] > 400
 
 
@@ -141,7 +144,10 @@ def test_rows_are_told_apart_by_their_folders_where_the_files_are_called_alike(t
     for pooling in ("avg", "max"):
         (tmp_path / pooling).mkdir()
         shutil.copy(ARTIFACTS / f"{pooling}.onnx", tmp_path / pooling / "last.onnx")
-    alike = [Engine(tmp_path / pooling / "last.onnx", device="cpu", threads=1) for pooling in ("avg", "max")]
+    alike = [
+        Engine(tmp_path / pooling / "last.onnx", device="cpu", options=Options(threads=1))
+        for pooling in ("avg", "max")
+    ]
     found = contrast(alike, FILES[0], FILES[1:2])
     assert [row.name for row in found.rows] == ["avg/last", "max/last"]
     assert [row.name for row in contrast(alike[:1], FILES[0], FILES[1:2]).rows] == ["last"]

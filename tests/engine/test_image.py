@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import SAMPLES
-from simmap.engine import image
-from simmap.engine.artifact import InputSpec
+from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ImageError
-from simmap.engine.image import Geometry, load, preprocess
+from simmap.engine.images import decode
+from simmap.engine.images.decode import load
+from simmap.engine.images.geometry import Geometry
+from simmap.engine.images.preprocess import preprocess
 
 SUFFIXES = (".jpg", ".png", ".webp", ".tiff", ".bmp")
 LOSSLESS = {".webp": [cv2.IMWRITE_WEBP_QUALITY, 101], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 100]}
@@ -508,8 +510,8 @@ def test_opencv_is_silent_and_its_log_level_comes_back():
         for thread in threads:
             thread.join()
         assert log.getLogLevel() == warning
-        with image._quiet():
-            with image._quiet():
+        with decode._quiet():
+            with decode._quiet():
                 assert log.getLogLevel() == silent
             assert log.getLogLevel() == silent
         assert log.getLogLevel() == warning
@@ -785,7 +787,7 @@ def by_opencv(data):
 def only_turbo(monkeypatch):
     """OpenCV decodes nothing."""
     pytest.importorskip("simplejpeg")
-    monkeypatch.setattr(image, "_opencv", lambda data, flag: None)
+    monkeypatch.setattr(decode, "_opencv", lambda data, flag: None)
 
 
 SAMPLINGS = [getattr(cv2, name) for name in dir(cv2) if name.startswith("IMWRITE_JPEG_SAMPLING_FACTOR_4")]
@@ -827,5 +829,5 @@ def test_what_turbo_refuses_is_left_to_opencv():
     data = sorted(SAMPLES.glob("*.jpg"))[0].read_bytes()
     middle = len(data) // 2
     data = data[:middle] + b"\xff\xd5" + data[middle + 40 :]
-    assert image._turbo(data) is None
+    assert decode._turbo(data) is None
     np.testing.assert_array_equal(load(data).pixels, by_opencv(data))

@@ -20,12 +20,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from common import ARTIFACTS
-from simmap.engine import Engine, ImageError, index
+from simmap.engine import Engine, ImageError
 from simmap.engine.dataset import Item, find_images
 from simmap.engine.errors import DecompositionError, StoreError
-from simmap.engine.index import Entry, Index, identity, update_index
+from simmap.engine.index import embedded, scan, update
+from simmap.engine.index.embedded import MANIFEST, Index
+from simmap.engine.index.store import Entry, identity
+from simmap.engine.index.update import Update, update_index
+from simmap.engine.options import Options
 
-ENGINE = Engine(ARTIFACTS / "avg.onnx", device="cpu", threads=1)
+ENGINE = Engine(ARTIFACTS / "avg.onnx", device="cpu", options=Options(threads=1))
 D = ENGINE.contract.dimension
 Run = Callable[[list[dict[str, Any]]], list[list[str]]]
 
@@ -94,7 +98,12 @@ def files(path: Path) -> dict[str, bytes]:
 
 NAMES = [*"abcdefgh", "ü", 'q"\n', "\udcff", "\u2028"]
 VECTOR = st.lists(st.integers(-2, 2), min_size=D, max_size=D).filter(any)
-SMALL = {"CHUNK": 4 * D * 2, "QUERIES": 2, "COMPACT_ROWS": 3, "PARSED": 50}
+SMALL = {
+    "CHUNK": (scan, 4 * D * 2),
+    "QUERIES": (embedded, 2),
+    "COMPACT_ROWS": (embedded, 3),
+    "PARSED": (embedded, 50),
+}
 
 
 class AgainstADict(RuleBasedStateMachine):
@@ -102,9 +111,9 @@ class AgainstADict(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.before = {name: getattr(index, name) for name in SMALL}
-        for name, value in SMALL.items():
-            setattr(index, name, value)
+        self.before = {name: getattr(SMALL[name][0], name) for name in SMALL}
+        for name, (module, value) in SMALL.items():
+            setattr(module, name, value)
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "index"
         self.index = Index.create(self.path, ENGINE, self.folder.name)
@@ -114,7 +123,7 @@ class AgainstADict(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "before"):
             for name, value in self.before.items():
-                setattr(index, name, value)
+                setattr(SMALL[name][0], name, value)
             self.folder.cleanup()
 
     @rule(batch=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from([None, "x", "y"]), VECTOR)))
@@ -194,23 +203,23 @@ def test_a_result_depends_neither_on_its_row_nor_on_other_queries(
 ) -> None:
     # With copies: a matrix product rounds equal rows differently, by where they stand in a block.
     rng = np.random.default_rng(seed)
-    engine = Engine(ARTIFACTS / "catavgmax.onnx", device="cpu", threads=1)
+    engine = Engine(ARTIFACTS / "catavgmax.onnx", device="cpu", options=Options(threads=1))
     dimension = engine.contract.dimension
     vectors = units(seed, rows, dimension)[rng.integers(0, max(1, rows // 5), rows)]
     queries = rng.normal(size=(7, dimension)).astype(np.float32)
     hidden = rng.random(rows) < excluded
     exclude = {f"{at:03d}" for at in np.flatnonzero(hidden)}
-    before, found = index.CHUNK, []
+    before, found = scan.CHUNK, []
     with tempfile.TemporaryDirectory() as folder:
         target = Index.create(Path(folder) / "index", engine, folder)
         target.upsert([entry(f"{at:03d}") for at in range(rows)], vectors)
         try:
             for chunk in (before, 4 * dimension * 13, 1):
-                index.CHUNK = chunk
+                scan.CHUNK = chunk
                 found.append(target.search(queries, k, exclude=exclude))
                 found.append([target.search(q[None], k, exclude=exclude)[0] for q in queries])
         finally:
-            index.CHUNK = before
+            scan.CHUNK = before
     products = queries.astype(np.float64) @ vectors.astype(np.float64).T
     # Copies have one product; differing vectors differ by more than the rounding of float64.
     shown = np.flatnonzero(~hidden)
@@ -326,7 +335,7 @@ def test_a_killed_build_resumes_and_ends_with_the_same_files(tmp_path: Path, pho
     path, kills, partial = tmp_path / "killed", 0, 0
     job = {"do": "build", "with": [str(path), model, str(photos)]}
     while kills < 20:
-        before: dict[str, Any] = content(Index(path)) if (path / index.MANIFEST).exists() else {}
+        before: dict[str, Any] = content(Index(path)) if (path / embedded.MANIFEST).exists() else {}
         after, delay = int(rng.integers(0, 4)), float(rng.uniform(0, 0.02))
         (told,) = run([{**job, "after": after, "delay": delay}])
         if "built" in told:
@@ -334,7 +343,7 @@ def test_a_killed_build_resumes_and_ends_with_the_same_files(tmp_path: Path, pho
             shutil.rmtree(path)
             continue
         kills += 1
-        if not told and not (path / index.MANIFEST).exists():
+        if not told and not (path / embedded.MANIFEST).exists():
             continue
         held = content(Index(path))
         assert before.items() <= held.items()
@@ -438,7 +447,7 @@ def test_an_index_built_over_files_without_a_manifest_leaves_its_readers_alone(m
     add(made, 0, *"abcdefgh")
     mapped = made._state.vectors
     before = mapped.copy()
-    (made.path / index.MANIFEST).unlink()
+    (made.path / embedded.MANIFEST).unlink()
     anew = Index.create(made.path, ENGINE, made.root)
     add(anew, 1, "a")
     assert np.array_equal(mapped, before)  # cutting the file short would be a bus error
@@ -481,8 +490,8 @@ def test_another_model_or_size_is_refused(made: Index, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"was built by another model, .*avg\.onnx .*crop\.onnx"):
             use()
     own, large, same = (
-        Engine(ARTIFACTS / "dynamic.onnx", device="cpu", **options)
-        for options in ({}, {"size": (32, 40)}, {"size": (16, 24)})
+        Engine(ARTIFACTS / "dynamic.onnx", device="cpu", options=Options(size=size))
+        for size in (None, (32, 40), (16, 24))
     )
     assert identity(own) == identity(same) != identity(large)
     target = Index.create(tmp_path / "dynamic", own, tmp_path)
@@ -498,16 +507,16 @@ def damage(path: Path, change: Callable[[bytes], bytes]) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        (index.MANIFEST, lambda b: b[:40], r"index\.json: is damaged .*; build the index anew"),
-        (index.MANIFEST, lambda b: b"", r"index\.json: is damaged"),
-        (index.MANIFEST, lambda b: b"\xff" + b, r"index\.json: is damaged"),
-        (index.MANIFEST, lambda b: b"[]", r"index\.json: is damaged .*must be a mapping"),
-        (index.MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": -3'), r"index\.json: is damaged"),
-        (index.MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 0'), r"index\.json: is damaged"),
-        (index.MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 2'), "is damaged, it has 3 rows, not 2"),
-        (index.MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 9'), r"f32: is damaged, it is shorter"),
-        (index.MANIFEST, lambda b: b.replace(b"_bytes\": ", b"_bytes\": 99999999"), r"jsonl: is damaged"),
-        (index.MANIFEST, lambda b: b.replace(b'"schema": 1', b'"schema": 2'), "has schema 2, .*; upgrade"),
+        (MANIFEST, lambda b: b[:40], r"index\.json: is damaged .*; build the index anew"),
+        (MANIFEST, lambda b: b"", r"index\.json: is damaged"),
+        (MANIFEST, lambda b: b"\xff" + b, r"index\.json: is damaged"),
+        (MANIFEST, lambda b: b"[]", r"index\.json: is damaged .*must be a mapping"),
+        (MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": -3'), r"index\.json: is damaged"),
+        (MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 0'), r"index\.json: is damaged"),
+        (MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 2'), "is damaged, it has 3 rows, not 2"),
+        (MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 9'), r"f32: is damaged, it is shorter"),
+        (MANIFEST, lambda b: b.replace(b"_bytes\": ", b"_bytes\": 99999999"), r"jsonl: is damaged"),
+        (MANIFEST, lambda b: b.replace(b'"schema": 1', b'"schema": 2'), "has schema 2, .*; upgrade"),
         ("images-1.jsonl", lambda b: b[:-1], r"images-1\.jsonl: is damaged; build the index anew"),
         ("images-1.jsonl", lambda b: b[:7] + bytes([b[7] ^ 4]) + b[8:], r"images-1\.jsonl: is damaged"),
         ("vectors-1.f32", lambda b: b[:-1], r"vectors-1\.f32: is damaged, it is shorter"),
@@ -541,10 +550,10 @@ def test_an_open_index_does_not_write_on_behind_what_is_gone(
         cut = (made.path / name).read_bytes()[:left]
         (made.path / name).unlink()
         (made.path / name).write_bytes(cut)
-    before = (made.path / index.MANIFEST).read_bytes()
+    before = (made.path / embedded.MANIFEST).read_bytes()
     with pytest.raises(StoreError, match=r"is missing|is damaged|No such file"):
         add(made, 1, "d")
-    assert (made.path / index.MANIFEST).read_bytes() == before
+    assert (made.path / embedded.MANIFEST).read_bytes() == before
 
 
 def test_wrong_arrays_are_refused(made: Index) -> None:
@@ -643,7 +652,7 @@ def test_a_full_disk_leaves_the_old_state(disk: Path, tmp_path: Path) -> None:
 
 
 def test_a_compaction_without_room_is_put_off(disk: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(index, "COMPACT_ROWS", 3)
+    monkeypatch.setattr(embedded, "COMPACT_ROWS", 3)
     target = Index.create(disk / "index", ENGINE, tmp_path)
     names = [f"{n:03d}" for n in range(300)]
     add(target, 0, *names)
@@ -661,7 +670,7 @@ def test_a_compaction_without_room_is_put_off(disk: Path, tmp_path: Path, monkey
 # --- update -------------------------------------------------------------------------------------
 
 
-def build(path: Path, photos: Path, **options: Any) -> tuple[Index, index.Update]:
+def build(path: Path, photos: Path, **options: Any) -> tuple[Index, Update]:
     target = Index.create(path, ENGINE, photos)
     return target, update_index(target, ENGINE, find_images(photos), **options)
 
@@ -730,7 +739,7 @@ def test_strict_stops_at_what_cannot_be_embedded_and_keeps_what_was_done(
 
 
 def test_an_interrupt_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(index, "COMMIT_ROWS", 7)
+    monkeypatch.setattr(update, "COMMIT_ROWS", 7)
     calm, _ = build(tmp_path / "calm", photos)
 
     def interrupt(done: int, total: int) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from simmap.engine.errors import ImageError
-from simmap.engine.image import Geometry, region_weights
+from simmap.engine.images.geometry import Geometry
+from simmap.engine.images.region import region_weights
 
 
 def sampled_weights(

@@ -12,11 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simmap.engine import render
-from simmap.engine.artifact import InputSpec
+from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ConfigError, DecompositionError, OutputError
-from simmap.engine.image import Geometry, preprocess
-from simmap.engine.render import Panel, grid, overlay, shared_scale, write_picture
+from simmap.engine.figures import draw, heat, text
+from simmap.engine.figures import panel as panels
+from simmap.engine.figures.draw import grid
+from simmap.engine.figures.files import write_picture
+from simmap.engine.figures.panel import Panel, overlay, shared_scale
+from simmap.engine.images.geometry import Geometry
+from simmap.engine.images.preprocess import preprocess
 
 Array = npt.NDArray[Any]
 
@@ -57,8 +61,8 @@ def test_same_value_has_the_same_colour_in_every_panel() -> None:
     high[:, :2] = 0.02
     # The second map has a larger maximum and another grid; 0.02 must look as in the first.
     picture = grid([[panel(plain(90, 90, 120), low), panel(plain(50, 50, 120), high)]])
-    top, left = render.MARGIN, render.MARGIN
-    second = left + 360 + render.GAP
+    top, left = draw.MARGIN, draw.MARGIN
+    second = left + 360 + draw.GAP
     first_colour = picture[top + 100, left + 100]
     assert (first_colour != 120).any()
     np.testing.assert_array_equal(picture[top + 100, second + 20], first_colour)
@@ -109,9 +113,9 @@ def test_zero_map_leaves_what_the_network_saw_unchanged(resize: str) -> None:
 def test_opacity_is_that_of_the_full_scale() -> None:
     shown = panel(plain(8, 8, 0), np.ones((2, 2)))
     strong = overlay(shown, scale=1, height=8, opacity=1.0)[0, 0]
-    np.testing.assert_array_equal(strong, render.WARM[-1])
+    np.testing.assert_array_equal(strong, heat.WARM[-1])
     half = overlay(shown, scale=1, height=8, opacity=0.5)[0, 0]
-    np.testing.assert_allclose(half, np.array(render.WARM[-1]) / 2, atol=1)
+    np.testing.assert_allclose(half, np.array(heat.WARM[-1]) / 2, atol=1)
 
 
 # --- places -------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def test_upscaling_is_bilinear_between_cell_centres(shape: tuple[int, int]) -> N
 
 def test_crop_dims_and_outlines_what_the_network_did_not_see() -> None:
     picture = overlay(panel(plain(200, 400, 200), np.zeros((7, 7)), "crop"), scale=1.0, height=200, width=400)
-    assert (picture[100, 5] == round(200 * render.DIMMED)).all()
+    assert (picture[100, 5] == round(200 * panels.DIMMED)).all()
     assert (picture[100, 200] == 200).all()
     x0, _, x1, _ = geometry(plain(200, 400), "crop").field
     for edge in (round(x0), round(x1) - 1):
@@ -172,8 +176,8 @@ def test_letterbox_shows_heat_in_the_padding() -> None:
     shown = panel(plain(100, 200), one_cell(7, 7, 0, 3), "letterbox")
     assert shown.canvas == pytest.approx((0, -50, 200, 150))
     picture = overlay(shown, scale=1.0, height=200, width=200)
-    assert (picture[5, 5] == render.PADDING).all()
-    np.testing.assert_allclose(picture[5, 100], colour_of(1.0, 1.0, render.PADDING[0]), atol=4)
+    assert (picture[5, 5] == panels.PADDING).all()
+    np.testing.assert_allclose(picture[5, 100], colour_of(1.0, 1.0, panels.PADDING[0]), atol=4)
     assert (picture[50, 20] == 255).all() and (picture[51, 20] < 60).all()  # the photo's outline
 
 
@@ -205,7 +209,7 @@ def test_scale_is_shared_and_starts_at_zero() -> None:
 
 def test_given_scale_makes_pictures_comparable() -> None:
     shown = panel(plain(90, 90), np.full((2, 2), 0.1))
-    place = (render.MARGIN + 50, render.MARGIN + 50)
+    place = (draw.MARGIN + 50, draw.MARGIN + 50)
     np.testing.assert_array_equal(grid([[shown]], scale=0.4)[place], colour_of(0.1, 0.4))
     np.testing.assert_array_equal(grid([[shown]])[place], colour_of(0.1, 0.1))
 
@@ -215,7 +219,7 @@ def test_rows_of_one_scale_share_it_and_each_scale_has_its_legend() -> None:
     rows = [[panel(plain(360, 360, 120), values)] for values in (low, high, low)]
     one = grid(rows)
     named = grid(rows, row_scales=["whole", "whole", "region"])
-    top, left, pitch = render.MARGIN + 100, render.MARGIN + 100, 360 + render.ROW_GAP
+    top, left, pitch = draw.MARGIN + 100, draw.MARGIN + 100, 360 + draw.ROW_GAP
     colours = [named[top + i * pitch, left] for i in range(3)]
     np.testing.assert_array_equal(colours[0], one[top, left])
     np.testing.assert_array_equal(colours[1], one[top + pitch, left])
@@ -227,7 +231,7 @@ def test_rows_of_one_scale_share_it_and_each_scale_has_its_legend() -> None:
 
 def test_legend_has_a_cool_half_only_where_something_speaks_against() -> None:
     def cool(values: Array) -> bool:
-        legend = grid([[panel(plain(90, 90), values)]])[render.MARGIN + 361 :].astype(int)
+        legend = grid([[panel(plain(90, 90), values)]])[draw.MARGIN + 361 :].astype(int)
         return bool((legend[..., 2] > legend[..., 0] + 60).any())
 
     assert cool(np.array([[0.1, -0.05]]))
@@ -237,7 +241,7 @@ def test_legend_has_a_cool_half_only_where_something_speaks_against() -> None:
 @pytest.mark.parametrize("tiny", [1e-320, 1e-30, 1e30])
 def test_scale_of_any_magnitude_is_drawn(tiny: float) -> None:
     picture = grid([[panel(plain(90, 90), np.full((2, 2), tiny))]])
-    np.testing.assert_array_equal(picture[render.MARGIN + 50, render.MARGIN + 50], colour_of(1.0, 1.0))
+    np.testing.assert_array_equal(picture[draw.MARGIN + 50, draw.MARGIN + 50], colour_of(1.0, 1.0))
 
 
 # --- sizes and text -----------------------------------------------------------------------------
@@ -259,7 +263,7 @@ def test_extreme_shapes_stay_sensible(size: tuple[int, int], resize: str) -> Non
     picture = grid([[shown, shown]], panel_height=100)
     # The panel, two lines for it, the legend with a note, margins.
     assert picture.shape[0] <= 100 + 180
-    assert picture.shape[1] <= 2 * render.WIDEST * 100 + 80
+    assert picture.shape[1] <= 2 * panels.WIDEST * 100 + 80
     alone = overlay(shown, scale=1.0, height=100)
     assert 6 <= alone.shape[0] <= 100 and 6 <= alone.shape[1] <= 220
 
@@ -270,31 +274,31 @@ def test_size_is_bounded_for_any_photo(height: int, width: int, panel_height: in
     picture = grid([[shown]], panel_height=panel_height)
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     assert picture.shape[0] <= panel_height + 180
-    assert picture.shape[1] <= max(panel_height * render.WIDEST, render.BAR_LENGTH) + 2 * render.MARGIN + 1
+    assert picture.shape[1] <= max(panel_height * panels.WIDEST, draw.BAR_LENGTH) + 2 * draw.MARGIN + 1
 
 
 def test_many_panels_fit_side_by_side() -> None:
     shown = panel(plain(70, 140), np.ones((7, 7)), title="t")
     row_titles = ["one", "two"]
     picture = grid([[shown] * 10, [shown] * 3, []], panel_height=64, heading="h", row_titles=row_titles)
-    assert 10 * 128 < picture.shape[1] < 10 * (128 + render.GAP) + 2 * render.MARGIN
+    assert 10 * 128 < picture.shape[1] < 10 * (128 + draw.GAP) + 2 * draw.MARGIN
 
 
 def test_large_pictures_are_coloured_in_strips_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = panel(noise(50, 80), np.random.default_rng(2).uniform(-1, 1, (7, 7)))
     whole = overlay(shown, scale=1.0, height=100, width=160)
-    monkeypatch.setattr(render, "STRIP", 7 * 160 + 3)
+    monkeypatch.setattr(heat, "STRIP", 7 * 160 + 3)
     np.testing.assert_array_equal(overlay(shown, scale=1.0, height=100, width=160), whole)
 
 
 def test_rows_of_unlike_lengths_and_plain_photos_alone() -> None:
     one = Panel(plain(90, 90, 0))
     picture = grid([[one, one], [], [one]])
-    assert (picture[render.MARGIN, render.MARGIN + 360 + render.GAP] == 0).all()
-    below = render.MARGIN + 360 + render.ROW_GAP
-    assert (picture[below, render.MARGIN] == 0).all()
-    assert (picture[below, render.MARGIN + 360 + render.GAP] == 255).all()
-    assert len(picture) == below + 360 + render.ROW_GAP + render.MARGIN  # no legend without a map
+    assert (picture[draw.MARGIN, draw.MARGIN + 360 + draw.GAP] == 0).all()
+    below = draw.MARGIN + 360 + draw.ROW_GAP
+    assert (picture[below, draw.MARGIN] == 0).all()
+    assert (picture[below, draw.MARGIN + 360 + draw.GAP] == 255).all()
+    assert len(picture) == below + 360 + draw.ROW_GAP + draw.MARGIN  # no legend without a map
     assert grid([]).shape[2] == 3
 
 
@@ -322,22 +326,22 @@ def test_any_title_is_drawn_without_changing_the_size(
     other = grid([[Panel(photo, **dict.fromkeys(texts, text))]], row_titles=[text])
     assert other.shape == usual.shape
     # Text stays in its own column, and none of it is lost.
-    assert (other[:, -render.MARGIN :] == 255).all()
+    assert (other[:, -draw.MARGIN :] == 255).all()
     if text.strip():
-        assert (other[render.MARGIN : render.MARGIN + 28] < 128).any()
+        assert (other[draw.MARGIN : draw.MARGIN + 28] < 128).any()
 
 
 def test_long_title_keeps_its_beginning_and_its_end() -> None:
-    short = render._shortened("beginning-" + "x" * 3000 + "-0001.jpg", 16, 300)
+    short = text.shortened("beginning-" + "x" * 3000 + "-0001.jpg", 16, 300)
     assert short.startswith("beginning-") and short.endswith("-0001.jpg") and "..." in short
-    assert 240 < render._text_width(short, 16) <= 300
-    assert render._shortened("short.jpg", 16, 300) == "short.jpg"
+    assert 240 < text.text_width(short, 16) <= 300
+    assert text.shortened("short.jpg", 16, 300) == "short.jpg"
 
 
 def test_long_heading_goes_onto_more_lines() -> None:
     one, long = (grid([[Panel(plain(90, 90))]], heading=h) for h in ("score 0.5", "cosine similarity " * 9))
     assert one.shape[1] == long.shape[1]
-    assert len(long) > len(one) + 2 * render.HEADING
+    assert len(long) > len(one) + 2 * draw.HEADING
 
 
 # --- refusals -----------------------------------------------------------------------------------

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from common import ARTIFACTS, MODEL, PHOTOS, SAMPLES
-from simmap.engine import Engine
+from simmap.engine import Engine, SearchFigure, explain
 from simmap.engine.dataset import find_images
 from simmap.engine.errors import ConfigError, DecompositionError, ImageError, StoreError
-from simmap.engine.image import load_mask, region_weights
-from simmap.engine.index import Index, update_index
-from simmap.engine.pipeline import Embedded
-from simmap.engine.retrieve import Found, read_embeddings, render_found, search, search_embeddings
+from simmap.engine.images.region import load_mask, region_weights
+from simmap.engine.index.embedded import Index
+from simmap.engine.index.search import Found, read_embeddings, search, search_embeddings
+from simmap.engine.index.update import update_index
+from simmap.engine.options import Options
+from simmap.engine.results import Embedded
 
 NAMES = (
     "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "letterbox_bgr", "crop",
@@ -57,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(name: str) -> Engine:
     model = MODEL if name == "shipped" else ARTIFACTS / f"{name}.onnx"
-    return Engine(model, device="cpu", threads=1)
+    return Engine(model, device="cpu", options=Options(threads=1))
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -178,7 +180,7 @@ def test_per_class_looks_beyond_the_first_page_of_one_large_class(tmp_path: Path
     vectors = rng.normal(size=(3000, 8)).astype(np.float32)
     vectors[:2990, 0] += 50  # one class far ahead of the two others
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    from simmap.engine.index import Entry
+    from simmap.engine.index.store import Entry
 
     labels = ["many"] * 2990 + ["few"] * 5 + ["fewer"] * 5
     index.upsert([Entry(f"{i:04}.png", label, 1, 1, 1, 1) for i, label in enumerate(labels)], vectors)
@@ -218,17 +220,18 @@ def test_the_report_is_what_the_command_prints(shipped: tuple[Engine, Index], fo
     engine, index = shipped
     query = str(folder / "house" / "home.jpg")
     (found,) = search(engine, index, [query], 2, boxes=[(10, 20, 300, 200)])
-    report = found.report()
+    (report,) = SearchFigure([found]).data()["queries"]
     assert report["query"] == query and report["region"]["boxes"] == [[10, 20, 300, 200]]
     assert np.array(report["region"]["weights"]).shape == (7, 7)
     assert list(report["results"][0]) == ["rank", "path", "label", "score", "region_score"]
     (found,) = search(engine, index, [query], 2)
-    assert found.report()["region"] is None
-    assert list(found.report()["results"][0]) == ["rank", "path", "label", "score"]
+    (report,) = SearchFigure([found]).data()["queries"]
+    assert report["region"] is None
+    assert list(report["results"][0]) == ["rank", "path", "label", "score"]
 
 
 def panels(engine: Engine, found: list[Found]) -> tuple[int, int]:
-    picture = render_found(engine, found)
+    picture = SearchFigure(explain(engine, found)).picture()
     assert picture.dtype == np.uint8 and picture.std() > 10
     return picture.shape[0], picture.shape[1]
 
@@ -253,10 +256,10 @@ def test_a_result_that_has_gone_is_said_to_be_and_the_rest_is_drawn(folder: Path
     update_index(index, engine, find_images(tmp_path / "house"))
     query = tmp_path / "house" / "home.jpg"
     found = search(engine, index, [query], 3, exclude_self=True)
-    whole = render_found(engine, found)
+    whole = SearchFigure(explain(engine, found)).picture()
     Path(found[0].hits[0].path).unlink()
     assert found[0].hits == search(engine, index, [query], 3, exclude_self=True)[0].hits
-    holed = render_found(engine, found)
+    holed = SearchFigure(explain(engine, found)).picture()
     assert holed.std() > 10
     assert holed.shape != whole.shape or (holed != whole).any()
 

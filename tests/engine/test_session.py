@@ -13,10 +13,12 @@ import onnxruntime
 import pytest
 
 from common import ARTIFACTS, MODEL
-from simmap.engine import session as session_module
-from simmap.engine.artifact import CONTRACT_KEY, SCHEMA_KEY
+from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY
 from simmap.engine.errors import ArtifactError, DeviceError
-from simmap.engine.session import Session, cache_folder, open_session, usable_cpus
+from simmap.engine.runtime import cache as graph_cache
+from simmap.engine.runtime.cache import cache_folder
+from simmap.engine.runtime.cpus import usable_cpus
+from simmap.engine.runtime.session import Session, open_session
 
 BUILT_WITH_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -177,7 +179,7 @@ def test_the_cpus_are_those_of_the_affinity() -> None:
     code = (
         "import os\n"
         f"os.sched_setaffinity(0, {{{one}}})\n"
-        "from simmap.engine.session import usable_cpus\n"
+        "from simmap.engine.runtime.cpus import usable_cpus\n"
         "print(usable_cpus())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -281,7 +283,7 @@ def test_the_graphs_used_longest_ago_make_room(
         (graph,) = set(kept(cache)) - set(graphs)
         graphs.append(graph)
         os.utime(graph, (at + 1, at + 1))
-    monkeypatch.setattr(session_module, "CACHE_BYTES", sum(graph.stat().st_size for graph in graphs))
+    monkeypatch.setattr(graph_cache, "CACHE_BYTES", sum(graph.stat().st_size for graph in graphs))
     # and files that are not the cache's, or that a process left half written
     own, left = cache / "notes.onnx", cache / "left.simmap-part"
     for path in (own, left):
@@ -340,8 +342,9 @@ def test_what_is_refused_is_not_kept(cache: Path, tmp_path: Path) -> None:
 def test_processes_that_start_together_share_a_cache(cache: Path, photos: tuple[Path, Path]) -> None:
     code = (
         "import sys\n"
-        "from simmap.engine import Engine\n"
-        "print(repr(Engine(sys.argv[1], device='cpu', threads=1).compare(*sys.argv[2:]).score))\n"
+        "from simmap.engine import Engine, Options\n"
+        "engine = Engine(sys.argv[1], device='cpu', options=Options(threads=1))\n"
+        "print(repr(engine.compare(*sys.argv[2:]).score))\n"
     )
     arguments = [sys.executable, "-c", code, str(MODEL), *map(str, photos)]
     for _ in range(2):

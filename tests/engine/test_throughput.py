@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from common import ARTIFACTS, PHOTOS
 from simmap.engine import ConfigError, Engine
 from simmap.engine.errors import ImageError, SimmapError
-from simmap.engine.image import Photo, Source
+from simmap.engine.images.photo import Photo, Source
+from simmap.engine.options import Options
 
 BATCHES = [None, 1, 2, 3, 5]
 ENGINES: dict[tuple[str, int], Engine] = {}
@@ -27,7 +28,9 @@ def engine_of(name: str, workers: int) -> Engine:
     """One engine of a kind; of its CPUs, which the machine need not have, each worker gets some."""
     if (name, workers) not in ENGINES:
         path = ARTIFACTS / f"{name}.onnx"
-        ENGINES[name, workers] = Engine(path, device="cpu", threads=workers * 2, workers=workers, cache=False)
+        ENGINES[name, workers] = Engine(
+            path, device="cpu", options=Options(threads=workers * 2, workers=workers, cache=False)
+        )
     return ENGINES[name, workers]
 
 
@@ -178,7 +181,9 @@ def test_no_thread_is_left_behind(
 def test_several_threads_share_one_engine(kinds: list[Source]) -> None:
     good = [source for at, source in enumerate(kinds) if at not in (4, 5)]
     expected = events_of(engine_of("affine_bias", 1).embed, good * 3)
-    engine = Engine(ARTIFACTS / "affine_bias.onnx", device="cpu", threads=8, workers=4, cache=False)
+    engine = Engine(
+        ARTIFACTS / "affine_bias.onnx", device="cpu", options=Options(threads=8, workers=4, cache=False)
+    )
     found: dict[int, list[Event]] = {}
 
     def work(at: int) -> None:
@@ -199,7 +204,7 @@ def test_a_long_stream_keeps_to_the_artifact_that_was_opened(
     # given an engine whose long streams open the artifact once more
     path = tmp_path / "model.onnx"
     path.write_bytes((ARTIFACTS / "avg.onnx").read_bytes())
-    engine = Engine(path, device="cpu", threads=8, workers=4, cache=False)
+    engine = Engine(path, device="cpu", options=Options(threads=8, workers=4, cache=False))
     # when the file has gone, or is another by then
     if fate != "same":
         path.unlink()
@@ -212,9 +217,9 @@ def test_a_long_stream_keeps_to_the_artifact_that_was_opened(
 
 def test_pairs_are_the_same_however_many_work(photos: tuple[Path, Path]) -> None:
     pairs = [
-        Engine(ARTIFACTS / "affine_bias.onnx", device="cpu", threads=threads, workers=workers).compare(
-            *photos
-        )
+        Engine(
+            ARTIFACTS / "affine_bias.onnx", device="cpu", options=Options(threads=threads, workers=workers)
+        ).compare(*photos)
         for threads, workers in ((1, 1), (2, 1), (2, 2), (8, 0), (3, 8))
     ]
     for pair in pairs[1:]:
@@ -242,12 +247,12 @@ def test_mistakes_are_told_before_the_first_image(kinds: list[Source]) -> None:
 def test_memory_does_not_grow_with_the_number_of_images(batch_size: int | None) -> None:
     code = (
         "import sys, cv2, numpy as np\n"
-        "from simmap.engine import Engine\n"
+        "from simmap.engine import Engine, Options\n"
         "rng = np.random.default_rng(0)\n"
         "pixels = cv2.resize(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (1000, 800))\n"
         "data = cv2.imencode('.jpg', pixels)[1].tobytes() + bytes(10**6)\n"
         "model, count, batch = sys.argv[1], int(sys.argv[2]), eval(sys.argv[3])\n"
-        "engine = Engine(model, device='cpu', threads=4, cache=False)\n"
+        "engine = Engine(model, device='cpu', options=Options(threads=4, cache=False))\n"
         "sources = (bytes(bytearray(data)) for _ in range(count))\n"
         "assert sum(1 for _ in engine.embed(sources, batch_size=batch)) == count\n"
         "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])\n"
@@ -266,10 +271,10 @@ def test_memory_does_not_grow_with_the_number_of_images(batch_size: int | None) 
 def test_an_interrupt_ends_a_stream(batch_size: int | None) -> None:
     code = (
         "import itertools, signal, sys\n"
-        "from simmap.engine import Engine\n"
+        "from simmap.engine import Engine, Options\n"
         # A shell starts what it puts into the background with interrupts ignored, and that is inherited.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "engine = Engine(sys.argv[1], device='cpu', threads=4, cache=False)\n"
+        "engine = Engine(sys.argv[1], device='cpu', options=Options(threads=4, cache=False))\n"
         "for vector in engine.embed(itertools.repeat(sys.argv[2]), batch_size=eval(sys.argv[3])):\n"
         "    print('going', flush=True)\n"
     )

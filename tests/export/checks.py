@@ -11,7 +11,7 @@ import onnxruntime
 import networks
 from networks import Network
 from simmap.engine import decompose
-from simmap.engine.session import Session
+from simmap.engine.runtime.session import Session
 from simmap.export.exporter import Report, export
 from simmap.export.recipe import load_recipe
 

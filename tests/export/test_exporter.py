@@ -14,9 +14,9 @@ from onnx import numpy_helper
 
 import networks
 from networks import Net
-from simmap.engine.artifact import InputSpec
+from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ConfigError, ExportError, OutputError
-from simmap.engine.session import open_session
+from simmap.engine.runtime.session import open_session
 from simmap.export import gate
 from simmap.export.exporter import Report, export
 from simmap.export.graph import constant_part, expose, map_graph

@@ -12,7 +12,7 @@ import networks
 from checks import check_same, run_artifact, run_export, write
 from common import Simmap, failed
 from simmap.engine.errors import ExportError
-from simmap.engine.session import open_session
+from simmap.engine.runtime.session import open_session
 from simmap.export import float16
 from simmap.export.onnx_source import plain_session
 

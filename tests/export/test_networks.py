@@ -16,7 +16,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from common import MODEL, PHOTOS, ROOT
 from simmap.engine import Engine
-from simmap.engine.image import preprocess
+from simmap.engine.images.preprocess import preprocess
+from simmap.engine.options import Options
 from simmap.export.exporter import export
 from simmap.export.recipe import load_recipe
 
@@ -129,7 +130,7 @@ def test_the_artifact_explains_what_pytorch_computes(case: Case, tmp_path: Path)
     # when the engine explains two photos, and PyTorch runs on the same pixels
     sizes = [None] + ([(case.size + 32, case.size * 2)] if case.dynamic else [])
     for size in sizes:
-        engine = Engine(report.path, device="cpu", size=size)
+        engine = Engine(report.path, device="cpu", options=Options(size=size))
         pair = engine.compare(PHOTOS / "buddha_a.jpg", PHOTOS / "buddha_b.jpg")
         shared = []
         for image, photo in zip(pair.images, pair.photos, strict=True):

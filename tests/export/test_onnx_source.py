@@ -13,7 +13,7 @@ import networks
 from checks import Array, check_same, close, maps_of, photos, run_artifact, run_export, values_of, write
 from networks import Net, Network
 from simmap.engine.errors import ExportError
-from simmap.engine.session import open_session
+from simmap.engine.runtime.session import open_session
 from simmap.export.exporter import export
 from simmap.export.recipe import load_recipe
 

@@ -18,29 +18,27 @@ maps to itself (see ``engine.cuda``).
 import base64
 import binascii
 import json
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from simmap.engine.errors import ArtifactError
+from .errors import ArtifactError
+from .schema import from_mapping
+from .types import Triple
 
 SCHEMA = 1
 SCHEMA_KEY = "simmap.schema"
 CONTRACT_KEY = "simmap.contract"
 MAPS_KEY = "simmap.maps"
-
-Colour = Literal["rgb", "bgr"]
+ChannelOrder = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]
 Pooling = Literal["avg", "max", "gem", "avgmax", "catavgmax", "weights", "flatten"]
 Head = Literal["none", "affine"]
 Precision = Literal["fp32", "fp16", "fp16-cuda", "int8"]
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class InputSpec:
     height: int
     width: int
     dynamic: bool = False
-    colour: Colour = "rgb"
+    colour: ChannelOrder = "rgb"
     resize: Resize = "squash"
     kernel: Kernel = "area"
     crop_fraction: float = 0.875
@@ -212,75 +210,3 @@ def _validate(contract: Contract) -> None:
             raise ValueError(f"bias has {size} bytes, must have {4 * contract.dimension}")
         if not np.isfinite(cast(np.ndarray, contract.bias_vector)).all():
             raise ValueError("bias is not finite")
-
-
-def from_mapping(target: Any, value: object, name: str) -> Any:
-    """Build the dataclass (or check the annotated type) ``target`` from plain YAML or JSON data.
-
-    Lists become tuples where the annotation is a tuple, whole numbers become floats where it is
-    float; nothing else is converted.
-
-    Raises:
-        TypeError: a value has the wrong type; the message names the field.
-        ValueError: an unknown or missing key, or a value outside a ``Literal``; likewise.
-    """
-    if is_dataclass(target):
-        if not isinstance(value, dict):
-            raise TypeError(f"{name} is {_kind(value)}, must be a mapping")
-        hints = typing.get_type_hints(target)
-        for key in value:
-            if key not in hints:
-                raise ValueError(f"{name} has the unknown key {key!r}; allowed are {', '.join(hints)}")
-        # A flat name for the fields at the top, a dotted one below: what a user searches for.
-        prefix = "" if "." not in name and name in ("contract", "options", "recipe") else f"{name}."
-        given = {key: from_mapping(hints[key], item, f"{prefix}{key}") for key, item in value.items()}
-        try:
-            return cast(Any, target)(**given)
-        except TypeError:
-            required = [f.name for f in fields(target) if f.name not in given and _is_required(f)]
-            raise ValueError(f"{prefix}{required[0]} is missing") from None
-    origin, arguments = typing.get_origin(target), typing.get_args(target)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (target,) = [a for a in arguments if a is not type(None)]
-        return from_mapping(target, value, name)
-    if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
-            raise ValueError(f"{name} is {value!r}, must be one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(arguments):
-            raise TypeError(f"{name} is {_kind(value)}, must be a list of {len(arguments)} numbers")
-        return tuple(
-            from_mapping(a, v, f"{name}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True))
-        )
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise TypeError(f"{name} is {_kind(value)}, must be a mapping")
-        return {
-            from_mapping(arguments[0], k, f"{name} key"): from_mapping(arguments[1], v, f"{name}.{k}")
-            for k, v in value.items()
-        }
-    if target is Any:
-        return value
-    if target is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, target) or (isinstance(value, bool) and target is not bool):
-        raise TypeError(f"{name} is {_kind(value)}, must be {_TYPE_NAMES.get(target, target.__name__)}")
-    return value
-
-
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-def _kind(value: object) -> str:
-    """The value and its type, as an error names it."""
-    text = repr(value)
-    return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"
-
-
-def _is_required(item: Any) -> bool:
-    from dataclasses import MISSING
-
-    return item.default is MISSING and item.default_factory is MISSING

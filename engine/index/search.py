@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simmap.engine import decompose, render
-from simmap.engine.decompose import Array
-from simmap.engine.errors import ConfigError, DecompositionError, ImageError, StoreError
-from simmap.engine.image import Source, region_weights
-from simmap.engine.index import VectorStore
-from simmap.engine.pipeline import Engine, Vector
-from simmap.engine.render import Panel
+from .. import decompose
+from ..engine import Engine
+from ..errors import ConfigError, DecompositionError, StoreError
+from ..images.geometry import Geometry
+from ..images.photo import Source
+from ..images.region import region_weights
+from ..results import Mapped, Vector
+from ..types import Array, Box
+from .store import VectorStore
 
-Box = tuple[float, float, float, float]
-
-COLUMNS = 6  # results side by side in a picture
 PAGE = 256  # results whose classes are looked up at a time
 
 
@@ -46,6 +45,19 @@ class Hit:
 
 
 @dataclass(frozen=True, eq=False)
+class Match:
+    """The maps of the query and of one hit.
+
+    Attributes:
+        query: (H, W) of the query against the hit, zero outside a region; None for an embedding.
+        hit: the hit with its map against the query, or against the region's query vector.
+    """
+
+    query: Array | None
+    hit: Mapped
+
+
+@dataclass(frozen=True, eq=False)
 class Found:
     """What a search found.
 
@@ -56,6 +68,8 @@ class Found:
         source: the query, or None for an embedding.
         boxes: (x, y, w, h) of the region in photo pixels.
         weights: (H, W), the share of each cell inside the region; None for the whole image.
+        matches: the maps of each hit, None for one whose file is gone; None without ``explain``.
+        geometry: where the network's input lies on the query, if there are maps and a query.
     """
 
     name: str
@@ -64,19 +78,8 @@ class Found:
     source: Source | None = None
     boxes: tuple[Box, ...] = ()
     weights: npt.NDArray[np.float32] | None = None
-
-    def report(self) -> dict[str, Any]:
-        """What ``simmap search --json`` prints of it."""
-        region = None
-        if self.weights is not None:
-            region = {"boxes": [list(box) for box in self.boxes], "weights": self.weights.tolist()}
-        results = []
-        for hit in self.hits:
-            result = {"rank": hit.rank, "path": hit.path, "label": hit.label, "score": hit.score}
-            if hit.region_score is not None:
-                result["region_score"] = hit.region_score
-            results.append(result)
-        return {"query": self.name, "region": region, "results": results}
+    matches: tuple[Match | None, ...] | None = None
+    geometry: Geometry | None = None
 
 
 def search(
@@ -133,8 +136,8 @@ def search(
     ranked = _rank(store, np.array(directions), k, per_class=per_class, own=own)
     found = []
     for vector, source, direction, hits in zip(queries, sources, directions, ranked, strict=True):
-        told = _hits(store, hits, decompose.unit(vector.embedding) if region else None)
-        found.append(Found(vector.path, direction, told, source, tuple(boxes), weights))
+        matches = _hits(store, hits, decompose.unit(vector.embedding) if region else None)
+        found.append(Found(vector.path, direction, matches, source, tuple(boxes), weights))
     return found
 
 
@@ -179,85 +182,6 @@ def read_embeddings(path: str | Path) -> Array:
     ):
         raise ConfigError(f"{path}: must hold one array of floats, (D,) or (m, D)")
     return np.atleast_2d(embeddings)
-
-
-def render_found(engine: Engine, found: Sequence[Found], heading: str = "") -> npt.NDArray[np.uint8]:
-    """Queries and their results, each with its map and score (figures 1 and 9).
-
-    Whole images share one scale. A region's few cells outshine the results', which all count: so the maps
-    of the region and those of its results have scales of their own, with the same sum.
-
-    Each search has the query under its map against each result, and below the results under theirs
-    against the query, or against its region. The results' photos are opened and embedded again, since an
-    index keeps no feature maps; one that is gone is said to be.
-
-    Returns:
-        uint8 RGB (h, w, 3).
-    """
-    columns = max([1, *(min(len(one.hits), COLUMNS) for one in found)])
-    rows: list[list[Panel]] = []
-    titles: list[str] = []
-    scales: list[str] = []
-    several = len({one.weights is None for one in found}) > 1
-    for one in found:
-        for start in range(0, max(len(one.hits), 1), COLUMNS):
-            above, below = _block(engine, one, one.hits[start : start + COLUMNS])
-            rows += [above, below] if above else [below]
-            region = "" if one.weights is None else ", ranked by the region"
-            titles += [f"{Path(one.name).name}{region}" if start == 0 else "", ""][: 2 if above else 1]
-            whole = "of whole images" if several else ""
-            names = [whole, whole] if one.weights is None else ["of the region", "of results to the region"]
-            scales += names if above else names[1:]
-    options = engine.options
-    side = max(120, min(options.panel_height, 1800 // (columns + 1)))
-    return render.grid(
-        rows,
-        heading=heading,
-        panel_height=side,
-        opacity=options.opacity,
-        row_titles=titles,
-        row_scales=scales,
-    )
-
-
-def _block(engine: Engine, found: Found, hits: Sequence[Hit]) -> tuple[list[Panel], list[Panel]]:
-    """The query's panels and the results' panels, column by column."""
-    above: list[Panel] = []
-    below: list[Panel] = []
-    outlines = tuple((x, y, x + w, y + h) for x, y, w, h in found.boxes)
-    photo = query = None
-    if found.source is not None:
-        photo = engine.load(found.source)
-        (query,) = engine.embed([photo])
-        above.append(Panel(photo.pixels, None, query.geometry, title="query", boxes=outlines))
-        below.append(Panel(np.full_like(photo.pixels, 255)))
-    for hit in hits:
-        title = f"{hit.rank}. {hit.label or Path(hit.path).name}"
-        score = f"cosine {hit.score:.3f}"
-        if hit.region_score is not None:
-            score = f"region {hit.region_score:.3f} of {hit.score:.3f}"
-        try:
-            shown = engine.load(hit.path)
-            (image,) = engine.maps([shown], found.direction)
-        except ImageError:
-            blank = np.full((300, 300, 3), 225, np.uint8)
-            if photo is not None:
-                above.append(Panel(blank, title=title, caption=score))
-            below.append(Panel(blank, title="the file is gone", caption=Path(hit.path).name))
-            continue
-        if photo is not None and query is not None:
-            asked = query.map_against(image)
-            if found.weights is not None:
-                asked = asked * found.weights
-            above.append(
-                Panel(photo.pixels, asked, query.geometry, title=title, caption=score, boxes=outlines)
-            )
-        name = Path(hit.path).name
-        if photo is None:
-            below.append(Panel(shown.pixels, image.map, image.geometry, title=title, caption=score))
-        else:
-            below.append(Panel(shown.pixels, image.map, image.geometry, caption=name))
-    return above, below
 
 
 def _rank(

@@ -1,14 +1,11 @@
-"""Options in YAML, held against a dataclass: unknown keys and wrong types are errors that name them."""
+"""Options of the engine, in YAML or as keywords."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from simmap.engine.artifact import from_mapping
-from simmap.engine.errors import ConfigError
+from .errors import ConfigError
+from .schema import build, load_yaml
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class Options:
         threads: CPU threads in all; 0 takes every CPU that the process may use.
         workers: images that are worked on at the same time, which share the threads; 0 takes one a
             thread, 1 gives every image all threads: the least delay for single images.
-        cache: keep the optimised graph for the next start on the CPU (see ``engine.session``).
+        cache: keep the optimised graph for the next start on the CPU (see ``engine.runtime.cache``).
         tf32: let CUDA round float32 products to TF32.
         max_pixels: the largest photo that is decoded, in pixels.
         fast_decode: decode large JPEG files that are only embedded at a half, a quarter or an eighth of
@@ -44,7 +41,7 @@ class Options:
     opacity: float = 0.6
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be, by name (ConfigError)."""
+        """Refuse invalid values, by name (ConfigError)."""
         checks = {
             "threads": (self.threads >= 0, "0 or more"),
             "workers": (self.workers >= 0, "0 or more"),
@@ -56,43 +53,6 @@ class Options:
         for name, (valid, rule) in checks.items():
             if not valid:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be {rule}")
-
-
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping, with plain values only.
-
-    Raises:
-        ConfigError: the file cannot be read, is not YAML, has tags such as ``!!python/object``, or is
-            not a mapping.
-    """
-    path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not plain YAML: {' '.join(str(error).split())}") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must hold a mapping of options, holds {type(data).__name__}")
-    return data
-
-
-def build(target: Any, data: Mapping[str, Any], *, kind: str, where: str | Path) -> Any:
-    """Make the dataclass ``target`` from ``data``; ``where`` is named in errors.
-
-    Raises:
-        ConfigError: an unknown or missing key, a wrong type, a value that cannot be.
-    """
-    try:
-        return from_mapping(target, dict(data), kind)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def load_options(path: str | Path, **overrides: Any) -> Options:

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.floating[Any]]
-Pixels = npt.NDArray[np.uint8]
+from ..types import Array, Pixels
 
 _PORTABLE = 1  # cudaHostAllocPortable: page-locked for every device
 

@@ -1,16 +1,11 @@
-"""Photos in, network inputs out, and the geometry that leads back from the input to the photo.
-
-``load`` reads the header of a file itself before it decodes anything: so a file that declares too many
-pixels costs no memory, a file that was cut off is refused instead of coming out half grey, and the
-EXIF orientation is applied alike for every format and every version of OpenCV.
-"""
+"""From a file, bytes or an array to pixels, without trusting any of them."""
 
 import os
 import re
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,214 +15,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from simmap.engine.artifact import InputSpec
-from simmap.engine.errors import ImageError, shown
+from ..errors import ImageError, printable
+from ..types import Pixels
+from .photo import Photo, Source
 
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
-
-Pixels = npt.NDArray[np.uint8]
 Format = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP"]
-
 DEFAULT_MAX_PIXELS = 200_000_000
-
-_KERNELS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 _HEAD_BYTES = 18  # enough for _format_of
-_CROP_REACH = 8  # see _crop
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-
-
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """A decoded image.
-
-    Attributes:
-        pixels: uint8 (h, w, 3) RGB, EXIF orientation applied.
-        name: the path as given, or ``<bytes>`` or ``<array>``.
-        size: (height, width) of the photo where its decoding has reduced it, else None.
-    """
-
-    pixels: Pixels
-    name: str
-    size: tuple[int, int] | None = None
-
-
-Source = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Photo
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where the network's input lies on the photo.
-
-    Coordinates are in photo pixels and continuous: the pixel in column i and row j covers
-    i <= x < i + 1, j <= y < j + 1, so its centre is (i + 0.5, j + 0.5).
-
-    Attributes:
-        photo_height, photo_width: pixels of the photo, EXIF orientation applied.
-        field: (x0, y0, x1, y1) of the whole network input; larger than the photo for ``letterbox``,
-            smaller for ``crop``.
-    """
-
-    photo_height: int
-    photo_width: int
-    field: tuple[float, float, float, float]
-
-    def resized(self, height: int, width: int) -> "Geometry":
-        """The same on the photo at another size."""
-        x0, y0, x1, y1 = self.field
-        across, down = width / self.photo_width, height / self.photo_height
-        return Geometry(height, width, (x0 * across, y0 * down, x1 * across, y1 * down))
-
-    def cell_box(self, y: int, x: int, height: int, width: int) -> tuple[float, float, float, float]:
-        """(x0, y0, x1, y1) of cell (y, x) of a (height, width) map, in photo pixels.
-
-        Neighbours share their edges exactly. The box is not clipped: for ``letterbox`` it may lie
-        outside the photo.
-
-        Raises:
-            ImageError: the map has no such cell.
-        """
-        if not (0 <= y < height and 0 <= x < width):
-            raise ImageError(
-                f"cell ({y}, {x}) is outside the map of {height} x {width} cells; "
-                f"give a row below {height} and a column below {width}"
-            )
-        x0, y0, x1, y1 = self.field
-        return (
-            _edge(x0, x1, x, width),
-            _edge(y0, y1, y, height),
-            _edge(x0, x1, x + 1, width),
-            _edge(y0, y1, y + 1, height),
-        )
-
-    def cell_at(self, px: float, py: float, height: int, width: int) -> tuple[int, int]:
-        """(y, x) of the cell of a (height, width) map under column ``px``, row ``py`` of the photo.
-
-        Raises:
-            ImageError: the place is outside the photo, or ``crop`` cut it away.
-        """
-        if not (0 <= px < self.photo_width and 0 <= py < self.photo_height):
-            raise ImageError(
-                f"pixel ({px:g}, {py:g}) is outside the photo; "
-                f"give x below {self.photo_width} and y below {self.photo_height}"
-            )
-        x0, y0, x1, y1 = self.field
-        if not (x0 <= px < x1 and y0 <= py < y1):
-            raise ImageError(
-                f"pixel ({px:g}, {py:g}) is outside the part that the network sees; "
-                f"give x from {x0:.1f} to {x1:.1f} and y from {y0:.1f} to {y1:.1f}"
-            )
-        # min: a place just below the last edge may round up to it.
-        return (
-            min(int((py - y0) / (y1 - y0) * height), height - 1),
-            min(int((px - x0) / (x1 - x0) * width), width - 1),
-        )
-
-
-def region_weights(
-    geometry: Geometry,
-    height: int,
-    width: int,
-    *,
-    boxes: Sequence[tuple[float, float, float, float]] = (),
-    mask: npt.NDArray[Any] | None = None,
-) -> npt.NDArray[np.float32]:
-    """The share of each cell that a region of the photo covers.
-
-    Padding that the network saw beyond an edge of the photo counts as the pixels at that edge, so that
-    the whole photo is the whole map.
-
-    Args:
-        geometry: where the network's input lies on the photo.
-        height, width: cells of the map.
-        boxes: (x, y, w, h) in photo pixels; the region is their union.
-        mask: (photo_height, photo_width), 0 outside the region; adds to the boxes.
-
-    Returns:
-        (height, width) in [0, 1].
-
-    Raises:
-        ImageError: no region, a box that is empty or off the photo, a mask of another size, or a region
-            of which the network sees nothing.
-    """
-    if not boxes and mask is None:
-        raise ImageError("a region needs a box (x, y, w, h) or a mask")
-    x0, y0, x1, y1 = geometry.field
-    rows = np.linspace(y0, y1, height + 1)
-    columns = np.linspace(x0, x1, width + 1)
-    weights = np.zeros((height, width))
-    if mask is not None:
-        expected = (geometry.photo_height, geometry.photo_width)
-        if mask.shape != expected:
-            raise ImageError(
-                f"the mask is {' x '.join(map(str, mask.shape))}, must be {expected[0]} x {expected[1]} "
-                "(height x width) as the photo"
-            )
-        inside = mask != 0
-        if boxes:
-            # One region: what a box and the mask share counts once.
-            inside = inside | _drawn(boxes, geometry)
-        down = _overlaps(rows, np.arange(expected[0] + 1.0))
-        across = _overlaps(columns, np.arange(expected[1] + 1.0))
-        weights = down @ inside.astype(np.float32) @ across.T
-    else:
-        edges = [_checked_box(box, geometry) for box in boxes]
-        xs = np.unique([0.0, float(geometry.photo_width), *(v for e in edges for v in (e[0], e[2]))])
-        ys = np.unique([0.0, float(geometry.photo_height), *(v for e in edges for v in (e[1], e[3]))])
-        covered = np.zeros((len(ys) - 1, len(xs) - 1), np.float32)
-        for left, top, right, bottom in edges:
-            covered[np.ix_((ys[:-1] >= top) & (ys[:-1] < bottom), (xs[:-1] >= left) & (xs[:-1] < right))] = 1
-        weights = _overlaps(rows, ys) @ covered @ _overlaps(columns, xs).T
-    if not weights.any():
-        raise ImageError(
-            "the network sees nothing of the region; take a region inside what the picture shows lit"
-        )
-    return np.clip(weights, 0, 1).astype(np.float32)
-
-
-def _checked_box(box: tuple[float, float, float, float], geometry: Geometry) -> tuple[float, ...]:
-    """(x, y, w, h) as (left, top, right, bottom), cut to the photo."""
-    x, y, w, h = box
-    photo = (geometry.photo_width, geometry.photo_height)
-    if not (np.isfinite(box).all() and w > 0 and h > 0):
-        raise ImageError(f"the region {x:g},{y:g},{w:g},{h:g} is empty; give x,y,w,h with w and h above 0")
-    if x >= photo[0] or y >= photo[1] or x + w <= 0 or y + h <= 0:
-        raise ImageError(
-            f"the region {x:g},{y:g},{w:g},{h:g} is off the photo, which is {photo[0]} wide "
-            f"and {photo[1]} high"
-        )
-    return max(x, 0.0), max(y, 0.0), min(x + w, float(photo[0])), min(y + h, float(photo[1]))
-
-
-def _drawn(boxes: Sequence[tuple[float, float, float, float]], geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """The boxes as a mask, to the nearest pixel."""
-    drawn = np.zeros((geometry.photo_height, geometry.photo_width), bool)
-    for box in boxes:
-        left, top, right, bottom = (round(v) for v in _checked_box(box, geometry))
-        drawn[top:bottom, left:right] = True
-    return drawn
-
-
-def _overlaps(cells: npt.NDArray[np.float64], pieces: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """(cells, pieces): the share of each cell that lies on each piece of an axis of the photo.
-
-    Both are given by their edges. What a cell has beyond the first or last piece counts as that piece.
-    """
-    low, high = cells[:-1, None], cells[1:, None]
-    start, end = pieces[:-1].copy(), pieces[1:].copy()
-    start[0], end[-1] = min(start[0], cells[0]), max(end[-1], cells[-1])
-    shared = np.minimum(high, end) - np.maximum(low, start)
-    return np.asarray(np.maximum(shared, 0) / (high - low), dtype=np.float32)
-
-
-def _edge(low: float, high: float, index: int, count: int) -> float:
-    # low + (high - low) may miss high by a rounding; the last edge must be the field's own.
-    return high if index == count else low + (high - low) * index / count
-
-
-# --- from a file to pixels ----------------------------------------------------------------------
 
 
 def load(
@@ -259,33 +58,21 @@ def load(
         return source
     if isinstance(source, np.ndarray):
         name = name or "<array>"
-        return Photo(_checked(source, shown(name)), name)
+        return Photo(checked_pixels(source, printable(name)), name)
     if isinstance(source, bytes):
         name = name or "<bytes>"
         return _decode(source, max_pixels, name, short_side)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
-            f"{shown(name or '<image>')}: cannot load a {type(source).__name__}; "
+            f"{printable(name or '<image>')}: cannot load a {type(source).__name__}; "
             "give a path, the bytes of an image file or a uint8 array (h, w, 3)"
         )
     path = os.fsdecode(source)
     name = name or path
-    return _decode(_read(path, shown(name)), max_pixels, name, short_side)
+    return _decode(_read(path, printable(name)), max_pixels, name, short_side)
 
 
-def load_mask(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.bool_]:
-    """A region drawn as an image, light inside: (h, w), true where a channel has 128 or more.
-
-    Raises:
-        ImageError: as for ``load``, or nothing is light.
-    """
-    mask = load(path, max_pixels=max_pixels).pixels.max(axis=2) >= 128
-    if not mask.any():
-        raise ImageError(f"{os.fsdecode(path)}: the mask is dark everywhere; draw the region in white")
-    return np.asarray(mask)
-
-
-def _checked(array: npt.NDArray[np.uint8], name: str) -> Pixels:
+def checked_pixels(array: npt.NDArray[np.uint8], name: str) -> Pixels:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ImageError(
             f"{name}: is an array of {array.dtype} {array.shape}; give uint8 RGB (h, w, 3) or grey (h, w)"
@@ -344,7 +131,7 @@ def _require_format(head: bytes, name: str) -> Format:
 
 
 def _decode(data: bytes, max_pixels: int, given: str, short_side: int | None) -> Photo:
-    name = shown(given)
+    name = printable(given)
     found = _require_format(data[:_HEAD_BYTES], name)
     try:
         header = _PARSERS[found](data)
@@ -452,9 +239,6 @@ def _oriented(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-# --- headers ------------------------------------------------------------------------------------
 
 
 class _BadFileError(Exception):
@@ -663,102 +447,3 @@ _PARSERS = {
     "TIFF": _parse_tiff,
     "BMP": _parse_bmp,
 }
-
-
-# --- from pixels to the network's input ---------------------------------------------------------
-
-
-def preprocess(
-    pixels: Pixels, spec: InputSpec, *, size: tuple[int, int] | None = None
-) -> tuple[Pixels, Geometry]:
-    """Make the network's input of a photo, and say where it lies on the photo.
-
-    Args:
-        pixels: uint8 (h, w, 3) RGB.
-        spec: size, colour order, resize policy and kernel of the network's input.
-        size: (height, width) instead of the spec's, for a dynamic artifact.
-
-    Returns:
-        Contiguous uint8 (height, width, 3) in the order ``spec.colour``, and its geometry, which is
-        that of the sizes after rounding.
-
-    Raises:
-        ImageError: the array is empty or of another type or shape.
-    """
-    pixels = _checked(pixels, "<array>")
-    height, width = size or (spec.height, spec.width)
-    if spec.resize == "squash":
-        return _squash(pixels, spec, height, width)
-    if spec.resize == "crop":
-        return _crop(pixels, spec, height, width)
-    return _letterbox(pixels, spec, height, width)
-
-
-def _resized(pixels: Pixels, spec: InputSpec, height: int, width: int) -> Pixels:
-    h, w = pixels.shape[:2]
-    flag = _KERNELS[spec.kernel]
-    if spec.kernel == "area" and (height > h) != (width > w):
-        # INTER_AREA averages only while no side grows; else it samples the side that shrinks, off by up
-        # to half a pixel of the input. So that side goes first, alone.
-        pixels = cast(Pixels, cv2.resize(pixels, (min(w, width), min(h, height)), interpolation=flag))
-    return cast(Pixels, cv2.resize(pixels, (width, height), interpolation=flag))
-
-
-def _in_order(pixels: Pixels, spec: InputSpec) -> Pixels:
-    return np.ascontiguousarray(pixels[..., ::-1] if spec.colour == "bgr" else pixels)
-
-
-def _squash(pixels: Pixels, spec: InputSpec, height: int, width: int) -> tuple[Pixels, Geometry]:
-    h, w = pixels.shape[:2]
-    resized = _resized(pixels, spec, height, width)
-    return _in_order(resized, spec), Geometry(h, w, (0.0, 0.0, float(w), float(h)))
-
-
-def _crop(pixels: Pixels, spec: InputSpec, height: int, width: int) -> tuple[Pixels, Geometry]:
-    h, w = pixels.shape[:2]
-    scale = max(height / h, width / w) / spec.crop_fraction
-    # Resizing all of a 1 x 100000 photo would take gigabytes for what the crop throws away. So a side
-    # that would become _CROP_REACH times the input's first loses its ends, far beyond the crop.
-    kept_h, kept_w = _kept(h, height, scale), _kept(w, width, scale)
-    above, before = (h - kept_h) // 2, (w - kept_w) // 2
-    resized_h = max(height, round(kept_h * scale))
-    resized_w = max(width, round(kept_w * scale))
-    resized = _resized(pixels[above : above + kept_h, before : before + kept_w], spec, resized_h, resized_w)
-    top, left = (resized_h - height) // 2, (resized_w - width) // 2
-    field = (
-        before + left * kept_w / resized_w,
-        above + top * kept_h / resized_h,
-        before + (left + width) * kept_w / resized_w,
-        above + (top + height) * kept_h / resized_h,
-    )
-    cropped = resized[top : top + height, left : left + width]
-    return _in_order(cropped, spec), Geometry(h, w, field)
-
-
-def _kept(side: int, target: int, scale: float) -> int:
-    """How many of ``side`` pixels to resize, as many cut at one end as at the other."""
-    if side * scale <= _CROP_REACH * target:
-        return side
-    kept = int(_CROP_REACH * target / scale) + 1
-    return min(side, kept + (side - kept) % 2)
-
-
-def _letterbox(pixels: Pixels, spec: InputSpec, height: int, width: int) -> tuple[Pixels, Geometry]:
-    h, w = pixels.shape[:2]
-    scale = min(height / h, width / w)
-    # A very thin photo keeps at least one row or column.
-    resized_h = min(height, max(1, round(h * scale)))
-    resized_w = min(width, max(1, round(w * scale)))
-    top, left = (height - resized_h) // 2, (width - resized_w) // 2
-    border = np.clip([round(255 * mean) for mean in spec.mean], 0, 255).astype(np.uint8)
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = border
-    resized = _resized(pixels, spec, resized_h, resized_w)
-    canvas[top : top + resized_h, left : left + resized_w] = _in_order(resized, spec)
-    field = (
-        -left * w / resized_w,
-        -top * h / resized_h,
-        (width - left) * w / resized_w,
-        (height - top) * h / resized_h,
-    )
-    return canvas, Geometry(h, w, field)

@@ -13,86 +13,29 @@ import os
 import re
 import sys
 import threading
-import time
 import zlib
 from array import array
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simmap.engine import decompose
-from simmap.engine.artifact import from_mapping
-from simmap.engine.dataset import Item
-from simmap.engine.decompose import Array
-from simmap.engine.errors import DecompositionError, ImageError, OutputError, SimmapError, StoreError
-from simmap.engine.files import absolute, replacing
-from simmap.engine.image import Source
-from simmap.engine.pipeline import Engine
+from ..engine import Engine
+from ..errors import DecompositionError, OutputError, StoreError
+from ..files import absolute, replacing
+from ..schema import from_mapping
+from ..types import Array
+from .scan import CHUNK, QUERIES, candidates, exact_scores
+from .store import Entry, identity, short_identity
 
 SCHEMA = 1
 MANIFEST = "index.json"
-CHUNK = 1 << 27  # bytes of vectors that are scored or copied at a time
-QUERIES = 256  # that are scored at a time
-COMMIT_ROWS, COMMIT_SECONDS = 256, 2.0  # of embedding between two writes of a build
 COMPACT_ROWS = 1024  # dead rows that are never worth a copy of the live ones
 PARSED = 1 << 20  # bytes of the log that are parsed at a time
-
-
-class Entry(NamedTuple):
-    """What an index keeps of an image beside its vector.
-
-    Attributes:
-        id: the path relative to the index's root, or absolute for an image elsewhere.
-        label: its class, or None.
-        height, width: pixels of the photo, EXIF orientation applied.
-        bytes, mtime_ns: of the file when it was embedded; tell whether it has changed since.
-    """
-
-    id: str
-    label: str | None
-    height: int
-    width: int
-    bytes: int
-    mtime_ns: int
-
-
-class VectorStore(Protocol):
-    """What a search needs of a database; ``Index`` is the one without a server.
-
-    Ids are text, ``upsert`` replaces, a write is visible when it returns, equal scores rank by id.
-    """
-
-    def __len__(self) -> int:
-        """How many images there are."""
-
-    def upsert(self, entries: Sequence[Entry], vectors: Array) -> None:
-        """Add images with their unit vectors (n, D), or replace those of the same id."""
-
-    def delete(self, ids: Collection[str]) -> int:
-        """Remove images; ids that are not there are no error. Returns how many were."""
-
-    def search(
-        self, queries: Array, k: int, *, exclude: Collection[str] = ()
-    ) -> list[list[tuple[str, float]]]:
-        """Ids and scores of the ``k`` largest inner products with each of ``queries`` (m, D)."""
-
-    def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
-        """Entries and vectors (n, D) of images, in the order of ``ids``."""
-
-    def check_model(self, engine: Engine) -> None:
-        """Raise StoreError if another model than the engine's made the vectors."""
-
-    def id_of(self, path: str | Path) -> str:
-        """The id of an image file."""
-
-    def path_of(self, name: str) -> str:
-        """The file of the image with the id ``name``."""
 
 
 @dataclass(frozen=True)
@@ -238,8 +181,9 @@ class Index:
         """
         if self.fingerprint != identity(engine):
             raise StoreError(
-                f"{self.path}: was built by another model, {self.model} ({_short(self.fingerprint)}), not by "
-                f"{engine.model} ({_short(identity(engine))}); use that model, or build the index anew"
+                f"{self.path}: was built by another model, {self.model} "
+                f"({short_identity(self.fingerprint)}), not by {engine.model} "
+                f"({short_identity(identity(engine))}); use that model, or build the index anew"
             )
 
     def __len__(self) -> int:
@@ -304,8 +248,8 @@ class Index:
         results = []
         for start in range(0, len(queries), QUERIES):
             group = queries[start : start + QUERIES]
-            for query, rows in zip(group, _candidates(vectors, hidden, group, k), strict=True):
-                scores = _exact(vectors, rows, query)
+            for query, rows in zip(group, candidates(vectors, hidden, group, k), strict=True):
+                scores = exact_scores(vectors, rows, query)
                 ranked = sorted((-score, ids[row]) for score, row in zip(scores, rows, strict=True))
                 results.append([(name, -score) for score, name in ranked[:k]])
         return results
@@ -493,136 +437,6 @@ class Index:
         _remove_stale(self.path, manifest.generation + 1)
 
 
-def identity(engine: Engine) -> str:
-    """What tells one engine's vectors from another's: the weights' fingerprint and the input size."""
-    size, spec = engine.options.size, engine.contract.input
-    own = size is None or size == (spec.height, spec.width)
-    return engine.contract.fingerprint + ("" if own or size is None else f"@{size[0]}x{size[1]}")
-
-
-def _short(name: str) -> str:
-    """An identity, for a message."""
-    fingerprint, at, size = name.partition("@")
-    return fingerprint[:16] + at + size
-
-
-@dataclass(frozen=True)
-class Update:
-    """What ``update_index`` did.
-
-    Attributes:
-        added: images embedded and written, changed ones among them.
-        kept: images that were there already.
-        removed: images that were there and are no longer.
-        skipped: path and error of the images that cannot be embedded.
-    """
-
-    added: int
-    kept: int
-    removed: int
-    skipped: tuple[tuple[str, str], ...]
-
-
-def update_index(
-    index: Index,
-    engine: Engine,
-    items: Sequence[Item],
-    *,
-    prune: bool = False,
-    strict: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Update:
-    """Embed the images that the index lacks, or whose files have changed, and add them.
-
-    An image that was there and can no longer be embedded is removed.
-
-    What is embedded is written every few seconds, also when an error or an interrupt ends the run: the
-    next run goes on from there. The build of a new index that was interrupted ends with the same files
-    as one that was not.
-
-    Args:
-        index: where to.
-        engine: with the model of the index.
-        items: the images.
-        prune: remove other images below the index's root, whose files have gone.
-        strict: raise the error of an image that cannot be embedded, instead of leaving it out.
-        on_progress: called with the images done, which are on the disk, and their total.
-
-    Raises:
-        StoreError: the index is of another model, or cannot be written.
-        ImageError: with ``strict``, an image that cannot be embedded.
-    """
-    index.check_model(engine)
-    known = {entry.id: entry for entry in index.entries()}
-    skipped: list[tuple[str, str]] = []
-    # One image may be given by several paths.
-    named = {index.id_of(item.path): item for item in items}
-    todo: list[tuple[Item, Entry]] = []
-    relabelled: list[Entry] = []
-    kept = 0
-    for name, item in named.items():
-        try:
-            status = Path(item.path).stat()
-        except OSError as error:
-            if strict:
-                raise ImageError(f"{item.path}: cannot be read: {error.strerror}") from error
-            skipped.append((item.path, f"{item.path}: cannot be read: {error.strerror}"))
-            continue
-        entry = Entry(name, item.label, 0, 0, status.st_size, status.st_mtime_ns)
-        old = known.get(name)
-        if old is None or old[4:] != entry[4:]:
-            todo.append((item, entry))
-            continue
-        kept += 1
-        if old.label != item.label:
-            relabelled.append(old._replace(label=item.label))
-    for start in range(0, len(relabelled), COMMIT_ROWS):
-        batch = relabelled[start : start + COMMIT_ROWS]
-        index.upsert(batch, index.get([entry.id for entry in batch])[1])
-
-    refused: set[str] = set()
-    ready: list[tuple[Entry, Array]] = []
-    done, started = kept + len(skipped), time.monotonic()
-
-    def commit() -> None:
-        nonlocal done, started
-        if ready:
-            index.upsert([entry for entry, _ in ready], np.array([vector for _, vector in ready]))
-        done += len(ready)
-        ready.clear()
-        started = time.monotonic()
-        if on_progress is not None:
-            on_progress(done, len(named))
-
-    def refuse(source: Source, error: SimmapError) -> None:
-        nonlocal done
-        done += 1
-        refused.add(str(source))
-        skipped.append((str(source), str(error)))
-
-    waiting = deque(todo)
-    try:
-        for vector in engine.vectors([item.path for item, _ in todo], on_error=None if strict else refuse):
-            while waiting[0][0].path in refused:
-                waiting.popleft()
-            _, entry = waiting.popleft()
-            height, width = vector.geometry.photo_height, vector.geometry.photo_width
-            ready.append((entry._replace(height=height, width=width), decompose.unit(vector.embedding)))
-            if len(ready) == COMMIT_ROWS or time.monotonic() - started > COMMIT_SECONDS:
-                commit()
-    finally:
-        commit()
-    gone = {index.id_of(path) for path, _ in skipped} & known.keys()
-    if prune:
-        # An image from elsewhere has an absolute path for its id.
-        gone |= {name for name in known if name not in named and not Path(name).is_absolute()}
-    removed = index.delete(sorted(gone))
-    return Update(len(todo) - len(refused), kept, removed, tuple(skipped))
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other writers out for as long as one write takes; a killed writer's lock goes with it."""
@@ -700,46 +514,3 @@ def _write_at(path: Path, offset: int, data: bytes) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _candidates(
-    vectors: npt.NDArray[np.float32], hidden: npt.NDArray[np.bool_], queries: Array, k: int
-) -> list[npt.NDArray[np.intp]]:
-    """Rows that are among the ``k`` best of each query, however float32 products are rounded."""
-    count, dimension = queries.shape
-    # A sum of D float32 products is off by at most g |q| |v|, g = D u / (1 - D u), u = 2^-24 (Higham,
-    # Accuracy and Stability of Numerical Algorithms, eq. 3.5). The k-th best and another may be off in
-    # opposite ways; two more terms are for the rounding of the floor itself.
-    u = (dimension + 2) * 2.0**-24
-    margin = 2 * u / (1 - u) * np.linalg.norm(queries.astype(np.float64), axis=1)
-    floor = np.full(count, np.finfo(np.float32).min)
-    scores = [np.empty(0, np.float32)] * count
-    rows = [np.empty(0, np.intp)] * count
-    step = max(1, CHUNK // (4 * dimension))
-    for start in range(0, len(vectors), step):
-        block = queries @ vectors[start : start + step].T
-        block[:, hidden[start : start + step]] = -np.inf
-        if start == 0 and block.shape[1] > 128 * k:
-            # A few of the first rows set a floor that spares sorting most of the others.
-            few = np.partition(block[:, : 128 * k], -k, axis=1)[:, -k]
-            floor = np.maximum(floor, (few - margin).astype(np.float32))
-        above = block >= floor[:, None]
-        for at in np.flatnonzero(above.any(axis=1)):
-            found = np.flatnonzero(above[at])
-            scores[at] = np.concatenate([scores[at], block[at, found]])
-            rows[at] = np.concatenate([rows[at], found + start])
-            if len(scores[at]) > k:
-                floor[at] = np.partition(scores[at], -k)[-k] - margin[at]
-                keep = scores[at] >= floor[at]
-                scores[at], rows[at] = scores[at][keep], rows[at][keep]
-    return rows
-
-
-def _exact(vectors: npt.NDArray[np.float32], rows: npt.NDArray[np.intp], query: Array) -> list[float]:
-    """Inner products in float64, each summed in the same order."""
-    scores: list[float] = []
-    step = max(1, CHUNK // (32 * len(query)))
-    for start in range(0, len(rows), step):
-        # Not a matrix product: that adds in another order in the last rows.
-        scores += (vectors[rows[start : start + step]] * query.astype(np.float64)).sum(axis=1).tolist()
-    return scores

@@ -1,223 +1,62 @@
-"""From photos to maps: one object that holds a session, and what it returns."""
+"""From photos to maps: one object that holds an artifact's sessions."""
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
-from simmap.engine import decompose, image, render
-from simmap.engine.artifact import Contract
-from simmap.engine.config import Options, load_options
-from simmap.engine.decompose import Array
-from simmap.engine.errors import ArtifactError, ConfigError, DecompositionError, ImageError, SimmapError
-from simmap.engine.image import Geometry, Photo, Pixels, Source
-from simmap.engine.session import Session, open_session, usable_cpus
+from . import decompose
+from .contract import Contract
+from .errors import ArtifactError, ConfigError, DecompositionError, ImageError, SimmapError
+from .images.decode import load
+from .images.geometry import Geometry
+from .images.photo import Photo, Source
+from .images.preprocess import preprocess
+from .options import Options
+from .results import Embedded, Mapped, Pair, Vector
+from .runtime.cpus import usable_cpus
+from .runtime.session import Session, open_session
+from .runtime.stream import ahead
+from .types import Array, Pixels
 
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "models" / "efficientnet_lite0.onnx"
 _CUDA_BATCH = 32
 _FAST_SIDE = 3  # times the network's input: from there on reduced decoding hardly changes an embedding
 
 
-@dataclass(frozen=True)
-class Vector:
-    """One image as an index keeps it.
-
-    Attributes:
-        path: the image's path, or ``<bytes>`` or ``<array>``.
-        embedding: (D,) float32, not normalised.
-        geometry: where the network's input lies on the photo.
-    """
-
-    path: str
-    embedding: Array
-    geometry: Geometry
-
-
-@dataclass(frozen=True)
-class Mapped(Vector):
-    """One image and its map against a known direction.
-
-    Attributes:
-        path, embedding, geometry: as for ``Vector``.
-        map: (H, W), what each place adds to the inner product of the unit embedding with the direction.
-    """
-
-    map: Array
-
-
-@dataclass(frozen=True)
-class Embedded(Vector):
-    """One image as the network sees it.
-
-    Attributes:
-        path, embedding, geometry: as for ``Vector``.
-        parts: (H, W, D) float32, what each place adds; the sum and the bias give ``embedding``.
-        bias: (D,) float32, or None where the network has none.
-    """
-
-    parts: Array
-    bias: Array | None
-
-    def map_against(self, other: Vector) -> Array:
-        """(H, W): what each place of this image adds to the score with ``other``."""
-        return decompose.similarity_map(self.parts, self.embedding, other.embedding)
-
-    def residual_against(self, other: Vector) -> float:
-        """The part of the score with ``other`` that the bias gives and no place owns."""
-        return decompose.residual(self.bias, self.embedding, other.embedding)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two images, their cosine similarity, and where it comes from.
-
-    Attributes:
-        images: the two images as the network sees them.
-        photos: their pixels, EXIF orientation applied.
-        options: the engine's options, for the picture.
-    """
-
-    images: tuple[Embedded, Embedded]
-    photos: tuple[Photo, Photo]
-    options: Options
-
-    @cached_property
-    def score(self) -> float:
-        """The cosine of the two embeddings, between -1 and 1."""
-        return decompose.score(self.images[0].embedding, self.images[1].embedding)
-
-    @cached_property
-    def maps(self) -> tuple[Array, Array]:
-        """(H, W) of the first against the second and of the second against the first.
-
-        Each sums to ``score`` less its residual.
-        """
-        first, second = self.images
-        return first.map_against(second), second.map_against(first)
-
-    @cached_property
-    def residuals(self) -> tuple[float, float]:
-        """The part of the score that a bias gives, per direction; 0 without a bias."""
-        first, second = self.images
-        return first.residual_against(second), second.residual_against(first)
-
-    def point(self, index: Literal[0, 1], y: int, x: int) -> Array:
-        """What place (y, x) of one image matches in the other.
-
-        Args:
-            index: 0 for a place of the first image, 1 for one of the second.
-            y, x: row and column of the place on the image's map.
-
-        Returns:
-            (H, W) of the other image.
-
-        Raises:
-            DecompositionError: the place is outside the map.
-        """
-        here, there = self.images[index], self.images[1 - index]
-        return decompose.point_map(here.parts, here.embedding, there.parts, there.embedding, y, x)
-
-    def render(self, point: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-        """The picture: both photos, then both with their maps on one scale, score and legend.
-
-        Args:
-            point: (y, x) of a place on the first image's map; adds a row that shows this place and
-                what it matches in the second image.
-
-        Returns:
-            uint8 RGB (height, width, 3).
-
-        Raises:
-            DecompositionError: the point is outside the map.
-        """
-        photos, overlays = [], []
-        for photo, embedded, values, rest in zip(
-            self.photos, self.images, self.maps, self.residuals, strict=True
-        ):
-            caption = f"the map sums to {values.sum():.3f}"
-            if embedded.bias is not None:
-                caption += f", the bias gives {rest:.3f}"
-            photos.append(render.Panel(photo.pixels, None, embedded.geometry, title=Path(photo.name).name))
-            overlays.append(render.Panel(photo.pixels, values, embedded.geometry, caption=caption))
-        heading = f"cosine similarity {self.score:.3f}"
-        rows = [photos, overlays]
-        picture = render.grid(
-            rows, heading=heading, panel_height=self.options.panel_height, opacity=self.options.opacity
-        )
-        if point is None:
-            return picture
-        return render.stack([picture, self._render_point(*point)])
-
-    def _render_point(self, y: int, x: int) -> npt.NDArray[np.uint8]:
-        """A row of its own, since a point's map has a scale of its own."""
-        values = self.point(0, y, x)
-        grid_height, grid_width = self.images[0].parts.shape[:2]
-        box = self.images[0].geometry.cell_box(y, x, grid_height, grid_width)
-        geometry = self.images[0].geometry
-        here = render.Panel(self.photos[0].pixels, None, geometry, caption=f"cell {y}, {x}", boxes=(box,))
-        there = render.Panel(
-            self.photos[1].pixels,
-            values,
-            self.images[1].geometry,
-            caption=f"the map sums to {values.sum():.4f}",
-        )
-        return render.grid(
-            [[here, there]],
-            heading="what the marked cell of the first image matches in the second",
-            panel_height=self.options.panel_height,
-            opacity=self.options.opacity,
-        )
-
-    def save(self, path: str | Path, *, force: bool = False, point: tuple[int, int] | None = None) -> None:
-        """Write ``render(point)`` to a PNG, JPEG or WebP file, atomically.
-
-        Raises:
-            OutputError: the file exists and ``force`` is false, or it cannot be written.
-        """
-        render.write_picture(path, self.render(point), force=force)
-
-
 class Engine:
     """An artifact, opened once, that embeds and compares images."""
 
-    def __init__(self, model: str | Path | None = None, *, device: str = "auto", **options: Any) -> None:
-        """Open the artifact ``model``; None takes the one that ships.
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        device: str | None = None,
+        options: Options | None = None,
+    ) -> None:
+        """Open an artifact.
 
         Args:
-            model: path of the ``.onnx`` file.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-            options: the other fields of ``engine.config.Options``.
+            model: path of the ``.onnx`` file; None takes that of the options, or the one that ships.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None takes that of the options.
+            options: all other choices, and these two; by default ``Options()``.
 
         Raises:
-            ConfigError: an option that is unknown or cannot be.
-            DeviceError: the device or the runtime is not to be had.
+            DeviceError: the device or the runtime is unavailable.
             ArtifactError: the file is not an artifact, or its contract does not hold.
+            ConfigError: a size that the artifact does not take.
         """
-        try:
-            chosen = Options(model=str(model) if model is not None else None, device=device, **options)
-        except TypeError as error:
-            allowed = ", ".join(Options.__dataclass_fields__)
-            raise ConfigError(f"Engine: {error}; options are {allowed}") from error
-        self._open(chosen)
-
-    @classmethod
-    def from_config(cls, path: str | Path, **overrides: Any) -> "Engine":
-        """An engine by a YAML file of options; ``overrides`` that are not None win over the file."""
-        engine = cls.__new__(cls)
-        engine._open(load_options(path, **overrides))
-        return engine
-
-    def _open(self, options: Options) -> None:
+        options = options or Options()
+        if model is not None:
+            options = replace(options, model=str(model))
+        if device is not None:
+            options = replace(options, device=device)
         self.options = options
         self._cpus = options.threads or usable_cpus()
         self._workers = options.workers or self._cpus
@@ -275,7 +114,7 @@ class Engine:
         Raises:
             ImageError: it cannot be read, or has more than ``max_pixels``.
         """
-        return image.load(source, max_pixels=self.options.max_pixels)
+        return load(source, max_pixels=self.options.max_pixels)
 
     def embed(
         self,
@@ -382,7 +221,7 @@ class Engine:
             session = self._session if at < self._workers else self._stream_session()
             return self._run(session, prepared, places=places)
 
-        return _ahead(work, enumerate(sources), self._threads, 2 * self._threads)
+        return ahead(work, enumerate(sources), self._threads, 2 * self._threads)
 
     def _in_batches(self, sources: "Iterable[_Directed]", size: int, places: bool) -> "_Outcomes":
         """Workers prepare images while the network runs on those before, on threads of its own.
@@ -394,12 +233,12 @@ class Engine:
         def work(batch: list[_Prepared]) -> list[tuple[Source, Vector | SimmapError]]:
             return self._run(self._session, batch, places=places)
 
-        with closing(_ahead(self._prepare, sources, self._threads, max(2 * self._threads, size))) as prepared:
+        with closing(ahead(self._prepare, sources, self._threads, max(2 * self._threads, size))) as prepared:
             batches = iter(lambda: list(islice(prepared, size)), [])
             first = next(batches, [])
             apart = len(first) == size and (self._threads > 0 or self.device != "cpu")
             threads = (1 if self.device == "cpu" else 2) if apart else 0
-            with closing(_ahead(work, chain([first], batches), threads, threads + 1)) as outcomes:
+            with closing(ahead(work, chain([first], batches), threads, threads + 1)) as outcomes:
                 yield from outcomes
 
     def compare(self, first: Source, second: Source) -> Pair:
@@ -408,9 +247,9 @@ class Engine:
         Raises:
             ImageError: an image cannot be read, or its embedding is zero or not finite.
         """
-        one, other = _ahead(self.load, (first, second), self._threads, 2)
+        one, other = ahead(self.load, (first, second), self._threads, 2)
         images = tuple(self.embed([one, other]))
-        return Pair((images[0], images[1]), (one, other), self.options)
+        return Pair((images[0], images[1]), (one, other))
 
     def _stream_session(self) -> Session:
         """The session of streams: on many CPUs, one thread a run gets more done than several."""
@@ -431,10 +270,10 @@ class Engine:
         try:
             spec, options = self.contract.input, self.options
             most = _FAST_SIDE * max(options.size or (spec.height, spec.width))
-            photo = image.load(
+            photo = load(
                 source, max_pixels=options.max_pixels, short_side=most if options.fast_decode else None
             )
-            pixels, geometry = image.preprocess(photo.pixels, spec, size=options.size)
+            pixels, geometry = preprocess(photo.pixels, spec, size=options.size)
             if photo.size is not None:
                 geometry = geometry.resized(*photo.size)
         except SimmapError as error:
@@ -534,9 +373,6 @@ class Engine:
             )
 
 
-# --- streams --------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class _Input:
     """An image as the network takes it: its name, uint8 (height, width, 3), where that lies, and the
@@ -551,8 +387,6 @@ class _Input:
 _Directed = tuple[Source, Array | None]
 _Prepared = tuple[Source, _Input | SimmapError]
 _Outcomes = Generator[list[tuple[Source, Vector | SimmapError]], None, None]
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 def _check_several(sources: Iterable[Source]) -> None:
@@ -563,41 +397,6 @@ def _check_several(sources: Iterable[Source]) -> None:
 def _undirected(sources: Iterable[Source]) -> Iterator[_Directed]:
     _check_several(sources)
     return zip(sources, repeat(None))
-
-
-def _ahead(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int, window: int
-) -> Generator[_Result, None, None]:
-    """``work`` of each item, in order, by threads that are at most ``window`` items ahead of the reader.
-
-    The reader's own thread reads ``items``, so these need not be safe for threads. An error, of the work
-    or of ``items``, is raised in its place in the order. Without threads the reader does the work.
-    """
-    if threads == 0:
-        yield from map(work, items)
-        return
-    broken: list[Exception] = []
-
-    def reading() -> Iterator[_Item]:
-        try:
-            yield from items
-        except Exception as error:
-            broken.append(error)  # raised after what came before it
-
-    waiting: deque[Future[_Result]] = deque()
-    pool = ThreadPoolExecutor(threads, "simmap")
-    try:
-        for item in reading():
-            waiting.append(pool.submit(work, item))
-            # What is ready is given at once, since the next item may be long in coming.
-            if len(waiting) >= window or waiting[0].done():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-        if broken:
-            raise broken[0]
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _delivered(

@@ -1,0 +1,61 @@
+"""What the images of a class have in common (section 4.5 and figure 8 of arXiv 1901.00536)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import decompose
+from ..engine import Engine
+from ..images.photo import Source
+from ..results import Vector
+from ..types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMaps:
+    """What the images of a class have in common.
+
+    Attributes:
+        images: the members.
+        maps: (H, W) of each: the mean of its maps with the other members (their sum over n - 1, so that
+            classes of different sizes compare), less, where there is one, its mean map with the outside.
+        cohesion: mean cosine of each member with the others, less that with the outside.
+        sources: the members' photos.
+    """
+
+    images: tuple[Vector, ...]
+    maps: tuple[Array, ...]
+    cohesion: tuple[float, ...]
+    sources: tuple[Source, ...]
+
+    def order(self) -> list[int]:
+        """The members, the most typical first."""
+        return sorted(range(len(self.images)), key=lambda i: -self.cohesion[i])
+
+
+def class_maps(engine: Engine, sources: Sequence[Source], *, outside: Array | None = None) -> ClassMaps:
+    """For each image of a class, the mean of its maps with the other members.
+
+    Linear in the number of images: a map is linear in the other's direction, so each image needs one map
+    against the sum of the others'.
+
+    Args:
+        engine: the network.
+        sources: at least two images of one class.
+        outside: (n, D) embeddings of images of other classes; the mean map with them is taken off, which
+            leaves what makes this class this class.
+
+    Raises:
+        DecompositionError: fewer than two images.
+        ImageError: an image cannot be read, or its embedding is zero or not finite.
+    """
+    # Twice through the network, so that of a large class only vectors and maps are kept.
+    images = tuple(engine.vectors(sources))
+    embeddings = np.array([image.embedding for image in images])
+    directions = decompose.class_directions(embeddings) / (len(images) - 1)
+    if outside is not None and len(outside):
+        directions = directions - decompose.unit(outside).mean(axis=0)
+    cohesion = (decompose.unit(embeddings) * directions).sum(axis=1)
+    maps = tuple(image.map for image in engine.maps(sources, directions))
+    return ClassMaps(images, maps, tuple(cohesion.tolist()), tuple(sources))

@@ -1,0 +1,171 @@
+"""One query under several models (figures 5, 6 and 7 of arXiv 1901.00536)."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import decompose
+from ..contract import Pooling
+from ..engine import Engine
+from ..errors import ConfigError
+from ..images.photo import Photo, Source
+from ..results import Embedded, Vector
+from ..types import Array
+from .agreement import map_correlation
+from .retrieval import retrieval
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One image beside the query, under one model.
+
+    Attributes:
+        image: the candidate as the model sees it.
+        score: its cosine with the query.
+        maps: the query's map against it, and its map against the query.
+        source: its photo.
+        label: its class, None where it is not known.
+    """
+
+    image: Vector
+    score: float
+    maps: tuple[Array, Array]
+    source: Source
+    label: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One model's view of the query and its candidates.
+
+    Attributes:
+        name: of the model or its training step.
+        model: the artifact's file.
+        fingerprint: of its weights.
+        pooling: of the model.
+        query: as this model sees it.
+        candidates: in their order.
+        correlation: mean correlation of the maps with those of the row before, over the candidates that
+            both have; None in the first row or without a common candidate.
+        recall_at_1: of the labelled folder under this model; None without labels.
+    """
+
+    name: str
+    model: str
+    fingerprint: str
+    pooling: Pooling
+    query: Embedded
+    candidates: tuple[Candidate, ...]
+    correlation: float | None
+    recall_at_1: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """The same query under several models.
+
+    Attributes:
+        rows: one a model, in order.
+        photo: the query.
+    """
+
+    rows: tuple[Row, ...]
+    photo: Photo
+
+
+def contrast(
+    engines: Sequence[Engine],
+    query: Source,
+    candidates: Sequence[Source],
+    *,
+    names: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
+    k: int | None = None,
+) -> Contrast:
+    """One query under several models.
+
+    Args:
+        engines: one a model, in the order of the rows.
+        query: the image to ask for.
+        candidates: the same images for every model, or, with ``k``, a folder's images of which each
+            model shows its own ``k`` most similar.
+        names: of the rows; by default the models' file names, with their folders where two are equal.
+        labels: of the candidates; with them each model's recall@1 among the candidates is given.
+        k: how many of its most similar candidates each model shows, the query's own file never.
+
+    Raises:
+        ConfigError: no model, no candidate beside the query, names or labels of another number, or ``k``
+            below 1.
+        ImageError: an image cannot be read, or its embedding is zero or not finite.
+    """
+    if not engines or not candidates:
+        raise ConfigError("contrast needs at least one model and one image beside the query")
+    if names is None:
+        names = [engine.model.stem for engine in engines]
+        if len(set(names)) < len(names):
+            names = [f"{engine.model.resolve().parent.name}/{engine.model.stem}" for engine in engines]
+    if len(names) != len(engines):
+        raise ConfigError(f"there are {len(names)} names for {len(engines)} models; give one each")
+    if labels is not None and len(labels) != len(candidates):
+        raise ConfigError(f"there are {len(labels)} labels for {len(candidates)} images; give one each")
+    if k is not None and k < 1:
+        raise ConfigError(f"k is {k}, must be 1 or more")
+    photo = engines[0].load(query)
+    shown = list(range(len(candidates)))
+    if k is not None and (own := _file_of(query)) is not None:
+        # A query in the folder is no answer to itself.
+        shown = [i for i in shown if _file_of(candidates[i]) != own]
+        if not shown:
+            raise ConfigError(
+                f"{photo.name}: is the only image to choose from; add others to compare it with"
+            )
+    rows: list[Row] = []
+    for engine, name in zip(engines, names, strict=True):
+        (asked,) = engine.embed([photo])
+        units = decompose.unit(np.array([vector.embedding for vector in engine.vectors(candidates)]))
+        scores = units @ decompose.unit(asked.embedding)
+        chosen = shown if k is None else sorted(shown, key=lambda i: -scores[i])[:k]
+        found = []
+        images = engine.maps([candidates[i] for i in chosen], decompose.unit(asked.embedding))
+        for i, image in zip(chosen, images, strict=True):
+            maps = asked.map_against(image), image.map
+            label = None if labels is None else labels[i]
+            found.append(Candidate(image, float(scores[i]), maps, candidates[i], label))
+        correlation = _correlation(rows[-1].candidates, found) if rows else None
+        recall = None
+        if labels is not None:
+            # Without two images of one class nothing can be retrieved, but a contrast can be seen.
+            with suppress(ConfigError):
+                recall = retrieval(units, labels).recall_at_1
+        contract = engine.contract
+        rows.append(
+            Row(
+                name,
+                str(engine.model),
+                contract.fingerprint,
+                contract.pooling,
+                asked,
+                tuple(found),
+                correlation,
+                recall,
+            )
+        )
+    return Contrast(tuple(rows), photo)
+
+
+def _file_of(source: Source) -> Path | None:
+    return Path(source).resolve() if isinstance(source, str | Path) else None
+
+
+def _correlation(before: Sequence[Candidate], after: Sequence[Candidate]) -> float | None:
+    known = {candidate.image.path: candidate for candidate in before}
+    found = [
+        map_correlation(one, other)
+        for candidate in after
+        if candidate.image.path in known
+        for one, other in zip(known[candidate.image.path].maps, candidate.maps, strict=True)
+    ]
+    return float(np.mean(found)) if found else None

@@ -1,0 +1,1 @@
+"""What is looked at: each figure has ``data()``, ``picture()`` and ``save(path)``."""

@@ -1,0 +1,208 @@
+"""One photo of a picture, plain or under its map."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError, DecompositionError
+from ..images.geometry import Geometry
+from ..types import Corners, Pixels
+from .heat import apply_heat
+
+PADDING = (205, 205, 208)
+DIMMED = 0.4  # of the light outside what the network saw
+WIDEST = 2.2  # a panel's width over its height
+THINNEST = 1 / 15  # of a side over panel_height: a photo of 1 x 1000 pixels is drawn as a band, not a hair
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One photo of a picture, plain or under its map.
+
+    Attributes:
+        pixels: uint8 (h, w, 3) RGB, the original photo.
+        map: (H, W) contributions, or None for the plain photo.
+        geometry: where the network's input lies on the photo; needed with a map. A plain photo that has
+            one is drawn as large as with a map, padding included.
+        title: a line above the photo, shortened in the middle if it is too long.
+        caption: a line below it, likewise.
+        boxes: (x0, y0, x1, y1) in photo pixels, drawn as outlines; what lies outside the photo shows on
+            padding.
+
+    Raises:
+        DecompositionError: a wrong type or shape, NaN or infinity, a map without a geometry, or the
+            geometry of another photo.
+    """
+
+    pixels: Pixels
+    map: npt.NDArray[np.floating[Any]] | None = None
+    geometry: Geometry | None = None
+    title: str = ""
+    caption: str = ""
+    boxes: tuple[Corners, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = self.pixels.shape
+        if self.pixels.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise DecompositionError(
+                f"a panel's pixels are {self.pixels.dtype} {shape}, must be uint8 (h, w, 3) and not empty"
+            )
+        if self.map is not None:
+            _check_map(self.map)
+            if self.geometry is None:
+                raise DecompositionError("a panel with a map has no geometry; give that of its photo")
+        if self.geometry is not None:
+            expected = (self.geometry.photo_height, self.geometry.photo_width)
+            if expected != shape[:2]:
+                raise DecompositionError(
+                    f"a panel's pixels have shape {shape}, must be {(*expected, 3)} as its geometry says"
+                )
+            _check_box("the field of a geometry", self.geometry.field)
+        for box in self.boxes:
+            _check_box("a box", box)
+
+    @property
+    def canvas(self) -> Corners:
+        """(x0, y0, x1, y1) in photo pixels: the photo, all that the network saw, and the boxes."""
+        height, width = self.pixels.shape[:2]
+        fields = () if self.geometry is None else (self.geometry.field,)
+        x0, y0, x1, y1 = zip((0.0, 0.0, float(width), float(height)), *fields, *self.boxes, strict=True)
+        return min(x0), min(y0), max(x1), max(y1)
+
+
+def shared_scale(maps: Iterable[npt.NDArray[np.floating[Any]] | None]) -> float:
+    """The largest contribution, for or against, of all maps (H, W) of one picture; 1 if all are zero.
+
+    Raises:
+        DecompositionError: a map is not (H, W), is empty, or has NaN or infinite values.
+    """
+    largest = 0.0
+    for values in maps:
+        if values is not None:
+            _check_map(values)
+            largest = max(largest, float(np.abs(values).max()))
+    return largest or 1.0
+
+
+def overlay(
+    panel: Panel, *, scale: float, height: int, width: int | None = None, opacity: float = 0.6
+) -> Pixels:
+    """The photo under its map, at the size of the picture.
+
+    Args:
+        panel: the photo and its map.
+        scale: the contribution that gets the full colour; larger ones get it too.
+        height, width: pixels of the result, which shows ``panel.canvas``; without a width, the size that
+            the panel has in a grid of that ``panel_height``: in the canvas's shape, lower for a panorama.
+        opacity: of the heat at full scale, in (0, 1].
+
+    Returns:
+        uint8 RGB (height, width, 3). Outside what the network saw the photo is dimmed; padding that the
+        network saw outside the photo is grey under the heat; borders inside the picture are outlined.
+
+    Raises:
+        DecompositionError: the scale is not a positive number.
+        ConfigError: the size or the opacity cannot be.
+    """
+    check_options(scale, opacity, height, "height")
+    if width is None:
+        height, width = panel_size(panel, height)
+    check_options(scale, opacity, width, "width")
+    view = _View(panel.canvas, height, width)
+    whole = (0, 0, width, height)
+    photo_height, photo_width = panel.pixels.shape[:2]
+    photo = left, top, right, bottom = view.rectangle((0, 0, photo_width, photo_height))
+    picture = np.empty((height, width, 3), np.uint8)
+    if photo != whole:
+        picture[:] = PADDING
+    picture[top:bottom, left:right] = _resize(panel.pixels, bottom - top, right - left)
+    if panel.map is not None and panel.geometry is not None:
+        field = x0, y0, x1, y1 = view.rectangle(panel.geometry.field)
+        shares = np.asarray(panel.map / scale, np.float32)
+        values = cv2.resize(shares, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+        heated = apply_heat(picture[y0:y1, x0:x1], np.asarray(values, np.float32), opacity)
+        if field != whole:
+            picture = np.rint(picture * np.float32(DIMMED)).astype(np.uint8)
+        picture[y0:y1, x0:x1] = heated
+        if field != whole:
+            _outline(picture, field, 1)
+        if photo not in (whole, field):
+            _outline(picture, photo, 1)
+    for box in panel.boxes:
+        _outline(picture, view.rectangle(box), max(2, round(height / 150)))
+    return picture
+
+
+def _check_map(values: npt.NDArray[Any]) -> None:
+    if values.ndim != 2 or 0 in values.shape:
+        raise DecompositionError(f"a map has shape {values.shape}, must be (H, W) and not empty")
+    if not np.isfinite(values).all():
+        raise DecompositionError("a map has NaN or infinite values, so there is nothing to draw")
+
+
+def _check_box(what: str, box: Sequence[float]) -> None:
+    if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] >= box[2] or box[1] >= box[3]:
+        raise DecompositionError(f"{what} is {tuple(box)}, must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
+
+
+def check_options(scale: float, opacity: float, side: int, name: str) -> None:
+    if not (math.isfinite(scale) and scale > 0):
+        raise DecompositionError(f"the scale of a picture is {scale}, must be a number above 0")
+    if not 0 < opacity <= 1:
+        raise ConfigError(f"opacity is {opacity}, must be above 0 and at most 1")
+    if side < 1:
+        raise ConfigError(f"{name} is {side}, must be at least 1 pixel")
+
+
+class _View:
+    """From photo pixels to the pixels of a panel."""
+
+    def __init__(self, canvas: Corners, height: int, width: int) -> None:
+        self.x0, self.y0, x1, y1 = canvas
+        self.height, self.width = height, width
+        self.scale_x, self.scale_y = width / (x1 - self.x0), height / (y1 - self.y0)
+
+    def rectangle(self, box: Corners) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of at least one pixel, inside the panel."""
+        left = min(max(round((box[0] - self.x0) * self.scale_x), 0), self.width - 1)
+        top = min(max(round((box[1] - self.y0) * self.scale_y), 0), self.height - 1)
+        right = min(max(round((box[2] - self.x0) * self.scale_x), left + 1), self.width)
+        bottom = min(max(round((box[3] - self.y0) * self.scale_y), top + 1), self.height)
+        return left, top, right, bottom
+
+
+def panel_size(panel: Panel, panel_height: int) -> tuple[int, int]:
+    """Height and width of a panel in a grid: the canvas's shape within ``WIDEST`` and ``THINNEST``."""
+    x0, y0, x1, y1 = panel.canvas
+    aspect = (x1 - x0) / (y1 - y0)
+    least = max(round(THINNEST * panel_height), 1)
+    if aspect > WIDEST:
+        return max(round(panel_height * WIDEST / aspect), least), round(panel_height * WIDEST)
+    return panel_height, max(round(panel_height * aspect), least)
+
+
+def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    # INTER_AREA averages only while no side grows, so sides that shrink go first, alone.
+    low, narrow = min(height, pixels.shape[0]), min(width, pixels.shape[1])
+    if (low, narrow) != pixels.shape[:2]:
+        pixels = cast(Pixels, cv2.resize(pixels, (narrow, low), interpolation=cv2.INTER_AREA))
+    if (low, narrow) != (height, width):
+        pixels = cast(Pixels, cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
+    return pixels
+
+
+def _outline(picture: Pixels, rectangle: tuple[int, int, int, int], thickness: int) -> None:
+    """A light line with a dark one inside it, visible on any ground."""
+    left, top, right, bottom = rectangle
+    for colour in ((255, 255, 255), (25, 25, 28)):
+        # Nested frames one pixel wide: a wider cv2.rectangle would reach outside the rectangle.
+        for _ in range(thickness):
+            if right <= left or bottom <= top:
+                return
+            cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, 1)
+            left, top, right, bottom = left + 1, top + 1, right - 1, bottom - 1

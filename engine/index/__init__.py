@@ -1,0 +1,1 @@
+"""What is searched: unit vectors of images, and exact search in them."""

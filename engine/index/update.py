@@ -1,0 +1,134 @@
+"""Bring an index up to date with the images on disk."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import decompose
+from ..dataset import Item
+from ..engine import Engine
+from ..errors import ImageError, SimmapError
+from ..images.photo import Source
+from ..types import Array
+from .embedded import Index
+from .store import Entry
+
+COMMIT_ROWS, COMMIT_SECONDS = 256, 2.0  # of embedding between two writes of a build
+
+
+@dataclass(frozen=True)
+class Update:
+    """What ``update_index`` did.
+
+    Attributes:
+        added: images embedded and written, changed ones among them.
+        kept: images that were there already.
+        removed: images that were there and are no longer.
+        skipped: path and error of the images that cannot be embedded.
+    """
+
+    added: int
+    kept: int
+    removed: int
+    skipped: tuple[tuple[str, str], ...]
+
+
+def update_index(
+    index: Index,
+    engine: Engine,
+    items: Sequence[Item],
+    *,
+    prune: bool = False,
+    strict: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Update:
+    """Embed the images that the index lacks, or whose files have changed, and add them.
+
+    An image that was there and can no longer be embedded is removed.
+
+    What is embedded is written every few seconds, also when an error or an interrupt ends the run: the
+    next run goes on from there. The build of a new index that was interrupted ends with the same files
+    as one that was not.
+
+    Args:
+        index: where to.
+        engine: with the model of the index.
+        items: the images.
+        prune: remove other images below the index's root, whose files have gone.
+        strict: raise the error of an image that cannot be embedded, instead of leaving it out.
+        on_progress: called with the images done, which are on the disk, and their total.
+
+    Raises:
+        StoreError: the index is of another model, or cannot be written.
+        ImageError: with ``strict``, an image that cannot be embedded.
+    """
+    index.check_model(engine)
+    known = {entry.id: entry for entry in index.entries()}
+    skipped: list[tuple[str, str]] = []
+    # One image may be given by several paths.
+    named = {index.id_of(item.path): item for item in items}
+    todo: list[tuple[Item, Entry]] = []
+    relabelled: list[Entry] = []
+    kept = 0
+    for name, item in named.items():
+        try:
+            status = Path(item.path).stat()
+        except OSError as error:
+            if strict:
+                raise ImageError(f"{item.path}: cannot be read: {error.strerror}") from error
+            skipped.append((item.path, f"{item.path}: cannot be read: {error.strerror}"))
+            continue
+        entry = Entry(name, item.label, 0, 0, status.st_size, status.st_mtime_ns)
+        old = known.get(name)
+        if old is None or old[4:] != entry[4:]:
+            todo.append((item, entry))
+            continue
+        kept += 1
+        if old.label != item.label:
+            relabelled.append(old._replace(label=item.label))
+    for start in range(0, len(relabelled), COMMIT_ROWS):
+        batch = relabelled[start : start + COMMIT_ROWS]
+        index.upsert(batch, index.get([entry.id for entry in batch])[1])
+
+    refused: set[str] = set()
+    ready: list[tuple[Entry, Array]] = []
+    done, started = kept + len(skipped), time.monotonic()
+
+    def commit() -> None:
+        nonlocal done, started
+        if ready:
+            index.upsert([entry for entry, _ in ready], np.array([vector for _, vector in ready]))
+        done += len(ready)
+        ready.clear()
+        started = time.monotonic()
+        if on_progress is not None:
+            on_progress(done, len(named))
+
+    def refuse(source: Source, error: SimmapError) -> None:
+        nonlocal done
+        done += 1
+        refused.add(str(source))
+        skipped.append((str(source), str(error)))
+
+    waiting = deque(todo)
+    try:
+        for vector in engine.vectors([item.path for item, _ in todo], on_error=None if strict else refuse):
+            while waiting[0][0].path in refused:
+                waiting.popleft()
+            _, entry = waiting.popleft()
+            height, width = vector.geometry.photo_height, vector.geometry.photo_width
+            ready.append((entry._replace(height=height, width=width), decompose.unit(vector.embedding)))
+            if len(ready) == COMMIT_ROWS or time.monotonic() - started > COMMIT_SECONDS:
+                commit()
+    finally:
+        commit()
+    gone = {index.id_of(path) for path, _ in skipped} & known.keys()
+    if prune:
+        # An image from elsewhere has an absolute path for its id.
+        gone |= {name for name in known if name not in named and not Path(name).is_absolute()}
+    removed = index.delete(sorted(gone))
+    return Update(len(todo) - len(refused), kept, removed, tuple(skipped))

@@ -1,0 +1,108 @@
+"""What the engine gives for images: embeddings, maps and pairs, as plain frozen data."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from . import decompose
+from .images.geometry import Geometry
+from .images.photo import Photo
+from .types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """One image as an index keeps it.
+
+    Attributes:
+        path: the image's path, or ``<bytes>`` or ``<array>``.
+        embedding: (D,) float32, not normalised.
+        geometry: where the network's input lies on the photo.
+    """
+
+    path: str
+    embedding: Array
+    geometry: Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped(Vector):
+    """One image and its map against a known direction.
+
+    Attributes:
+        path, embedding, geometry: as for ``Vector``.
+        map: (H, W), what each place adds to the inner product of the unit embedding with the direction.
+    """
+
+    map: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded(Vector):
+    """One image as the network sees it.
+
+    Attributes:
+        path, embedding, geometry: as for ``Vector``.
+        parts: (H, W, D) float32, what each place adds; the sum and the bias give ``embedding``.
+        bias: (D,) float32, or None where the network has none.
+    """
+
+    parts: Array
+    bias: Array | None
+
+    def map_against(self, other: Vector) -> Array:
+        """(H, W): what each place of this image adds to the score with ``other``."""
+        return decompose.similarity_map(self.parts, self.embedding, other.embedding)
+
+    def residual_against(self, other: Vector) -> float:
+        """The part of the score with ``other`` that the bias gives and no place owns."""
+        return decompose.residual(self.bias, self.embedding, other.embedding)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two images, their cosine similarity, and where it comes from.
+
+    Attributes:
+        images: the two images as the network sees them.
+        photos: their pixels, EXIF orientation applied.
+    """
+
+    images: tuple[Embedded, Embedded]
+    photos: tuple[Photo, Photo]
+
+    @cached_property
+    def score(self) -> float:
+        """The cosine of the two embeddings, between -1 and 1."""
+        return decompose.score(self.images[0].embedding, self.images[1].embedding)
+
+    @cached_property
+    def maps(self) -> tuple[Array, Array]:
+        """(H, W) of the first against the second and of the second against the first.
+
+        Each sums to ``score`` less its residual.
+        """
+        first, second = self.images
+        return first.map_against(second), second.map_against(first)
+
+    @cached_property
+    def residuals(self) -> tuple[float, float]:
+        """The part of the score that a bias gives, per direction; 0 without a bias."""
+        first, second = self.images
+        return first.residual_against(second), second.residual_against(first)
+
+    def point(self, index: Literal[0, 1], y: int, x: int) -> Array:
+        """What place (y, x) of one image matches in the other.
+
+        Args:
+            index: 0 for a place of the first image, 1 for one of the second.
+            y, x: row and column of the place on the image's map.
+
+        Returns:
+            (H, W) of the other image.
+
+        Raises:
+            DecompositionError: the place is outside the map.
+        """
+        here, there = self.images[index], self.images[1 - index]
+        return decompose.point_map(here.parts, here.embedding, there.parts, there.embedding, y, x)

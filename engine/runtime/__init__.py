@@ -1,0 +1,1 @@
+"""What runs: ONNX Runtime sessions on the device that was asked for."""

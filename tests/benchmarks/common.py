@@ -197,7 +197,7 @@ def options_of(arguments: argparse.Namespace) -> Settings:
     return Settings(**{item.name: getattr(arguments, item.name) for item in fields(Settings)})
 
 
-def main(rows: Callable[[Options], Iterable[Row]]) -> None:
+def main(rows: Callable[[Settings], Iterable[Row]]) -> None:
     """Run a benchmark as a script."""
     options = options_of(parser(sys.modules["__main__"].__doc__).parse_args())
     report(rows(options), options)

@@ -17,6 +17,7 @@ from common import SAMPLES, Row, Settings, compare, main, photos, skipped
 from simmap.engine import Engine
 from simmap.engine.decompose import unit
 from simmap.engine.images import decode
+from simmap.engine.options import Options
 
 MOST = 24  # files
 ENLARGED = (4000, 3000)
@@ -25,7 +26,7 @@ ENLARGED = (4000, 3000)
 def rows(options: Settings) -> Iterator[Row]:
     """The extra ``turbo``, and ``fast_decode``."""
     with tempfile.TemporaryDirectory() as folder:
-        if options.images == Options.images:
+        if options.images == Settings.images:
             options = replace(options, images=Path(folder))
             for path in sorted(SAMPLES.glob("*.jpg")):
                 large = cv2.resize(cv2.imread(str(path)), ENLARGED, interpolation=cv2.INTER_CUBIC)

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from common import Row, Settings, compare, main
 from simmap.engine import Engine, decompose
+from simmap.engine.options import Options
 from simmap.engine.types import Array
 
 CHANNELS = 2048  # of ResNet-50's last map

@@ -27,6 +27,7 @@ from simmap.engine import Engine, class_maps, decompose
 from simmap.engine.files import write_bytes
 from simmap.engine.index.embedded import Index
 from simmap.engine.index.store import Entry
+from simmap.engine.options import Options
 
 # What grows, and to which sizes.
 SIZES = {

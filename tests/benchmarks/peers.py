@@ -28,6 +28,7 @@ from common import PHOTOS, SAMPLES, Row, Settings, compare, main, skipped
 from simmap.engine import Engine, decompose
 from simmap.engine.figures.panel import Panel, overlay, shared_scale
 from simmap.engine.images.preprocess import preprocess
+from simmap.engine.options import Options
 from simmap.engine.types import Array, Pixels
 
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"

@@ -21,6 +21,7 @@ from common import Row, Settings, Watch, compare, main, photos, quartiles
 from simmap.engine import Engine
 from simmap.engine.images.decode import load
 from simmap.engine.images.preprocess import preprocess
+from simmap.engine.options import Options
 from simmap.engine.runtime.cpus import usable_cpus
 from simmap.engine.runtime.session import open_session
 

@@ -35,7 +35,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/simmap
-	MYPYPATH=$(TYPES) $(BIN)/mypy --strict -p simmap.engine -p simmap.export -m simmap.cli
+	MYPYPATH=$(TYPES) $(BIN)/mypy --strict -p simmap.engine -p simmap.export -p simmap.commands -m simmap.cli
 
 # Rebuild the model that ships, from the weights' own package.
 model: $(VENV)/.dev

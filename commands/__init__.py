@@ -1,0 +1,1 @@
+"""The commands of ``simmap``: one file each, its options beside its function."""

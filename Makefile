@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 TYPES := build/types
 
-.PHONY: demo test test-runtime check bench format lint types model clean
+.PHONY: demo test test-runtime check docs bench format lint types model clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg --force
@@ -19,7 +19,7 @@ test-runtime: $(RUNTIME)/.runtime
 	$(RUNTIME)/bin/python $(PIP) pytest hypothesis
 	$(RUNTIME)/bin/python -m pytest tests/engine tests/test_cli.py tests/test_cli_index.py
 
-check: lint types test
+check: lint types docs test
 
 # One table of ratios; more with, for example: make bench BENCH="--full --json bench.json --plot growth.png"
 bench: $(VENV)/.bench
@@ -36,6 +36,11 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/simmap
 	MYPYPATH=$(TYPES) $(BIN)/mypy --strict -p simmap.engine -p simmap.export -p simmap.commands -m simmap.cli
+
+# The documentation with the API reference, into build/site; a broken link is an error.
+docs: $(VENV)/.dev
+	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/simmap
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Rebuild the model that ships, from the weights' own package.
 model: $(VENV)/.dev

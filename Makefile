@@ -5,21 +5,30 @@ RUNTIME ?= .venv-runtime
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 TYPES := build/types
+ENGINE_TESTS := tests/engine tests/commands
+SMOKE_TESTS := tests/engine/test_decompose.py tests/engine/test_engine.py
 
-.PHONY: demo test test-runtime check docs bench format lint types model clean
+.PHONY: demo test test-runtime test-rest check docs bench format lint types model clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg --force
 
+# All tests, in one environment.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
-# The engine's tests in an environment without torch, onnx or anything else of export's.
-test-runtime: $(RUNTIME)/.runtime
-	$(RUNTIME)/bin/python $(PIP) pytest hypothesis
-	$(RUNTIME)/bin/python -m pytest tests/engine tests/test_cli.py tests/test_cli_index.py
+# The tests of engine and command line, in an environment without torch, onnx or anything else of export's.
+test-runtime: $(RUNTIME)/.test
+	! $(RUNTIME)/bin/python -c 'import torch' 2>/dev/null
+	! $(RUNTIME)/bin/python -c 'import onnx' 2>/dev/null
+	$(RUNTIME)/bin/python -m pytest -n auto $(ENGINE_TESTS)
 
-check: lint types docs test
+# The others, and of these the ones that would notice what torch beside the engine breaks.
+test-rest: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto tests --deselect tests/engine --deselect tests/commands
+	$(BIN)/python -m pytest -n auto $(SMOKE_TESTS)
+
+check: lint types docs test-runtime test-rest
 
 # One table of ratios; more with, for example: make bench BENCH="--full --json bench.json --plot growth.png"
 bench: $(VENV)/.bench
@@ -52,6 +61,10 @@ clean:
 %/.runtime: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -e '.[cpu]'
+	touch $@
+
+$(RUNTIME)/.test: $(RUNTIME)/.runtime
+	$(RUNTIME)/bin/python $(PIP) hypothesis pytest pytest-xdist
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

@@ -25,8 +25,7 @@ test-runtime: $(RUNTIME)/.test
 
 # The others, and of these the ones that would notice what torch beside the engine breaks.
 test-rest: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto tests --deselect tests/engine --deselect tests/commands
-	$(BIN)/python -m pytest -n auto $(SMOKE_TESTS)
+	$(BIN)/python -m pytest -n auto $(SMOKE_TESTS) tests/export $(wildcard tests/test_*.py)
 
 check: lint types docs test-runtime test-rest
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError
-from .decode import DEFAULT_MAX_PIXELS, load
+from ..options import Options
+from .decode import load
 from .geometry import Geometry
 
 
@@ -108,7 +109,7 @@ def _overlaps(cells: npt.NDArray[np.float64], pieces: npt.NDArray[np.float64]) -
     return np.asarray(np.maximum(shared, 0) / (high - low), dtype=np.float32)
 
 
-def load_mask(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.bool_]:
+def load_mask(path: str | os.PathLike[str], *, max_pixels: int = Options.max_pixels) -> npt.NDArray[np.bool_]:
     """A region drawn as an image, light inside: (h, w), true where a channel has 128 or more.
 
     Raises:

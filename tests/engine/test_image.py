@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from common import SAMPLES
 from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ImageError
-from simmap.engine.images import decode
 from simmap.engine.images.decode import load
 from simmap.engine.images.geometry import Geometry
 from simmap.engine.images.preprocess import preprocess

@@ -18,8 +18,9 @@ def decode_jpeg(
 ) -> tuple[Pixels, int, tuple[int, int]]:
     """The pixels of a JPEG, reduced as ``load`` says; its orientation; (height, width) of all of it.
 
-    Whatever libjpeg-turbo warns of is an error here, above all data that end too soon, which it would fill
-    with grey. Its interface knows the usual chroma subsamplings; files with another go to Pillow, whole.
+    What libjpeg-turbo warns of is an error here, above all data that end too soon, which it would fill with
+    grey. Only bytes between the last pixel and the end marker are passed over: many a webcam writes them.
+    Its interface knows the usual chroma subsamplings; files with another go to Pillow, whole.
 
     Raises:
         ImageError: as for ``load``.
@@ -34,10 +35,15 @@ def decode_jpeg(
     if short_side is not None:
         factor = next((f for f in _FACTORS if min(width, height) >= f * short_side), 1)
     least_height, least_width = -(-height // factor), -(-width // factor)
+    options = {"min_height": least_height, "min_width": least_width, "min_factor": factor}
     try:
-        pixels = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=least_height, min_width=least_width, min_factor=factor
-        )
+        try:
+            pixels = simplejpeg.decode_jpeg(data, "RGB", **options)
+        except ValueError as warning:
+            # Of several warnings this is the first, and nothing follows the end marker.
+            if not str(warning).endswith("before marker 0xd9"):
+                raise
+            pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False, **options)
     except ValueError as error:
         ended = "remature end" in str(error)
         raise cut_off(name) if ended else undecodable(name, "JPEG") from None

@@ -25,7 +25,7 @@ _PLUGINS = {
     "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
 }
 _STRIP = 1 << 20  # pixels that are converted at a time
-_PNG_END = b"\xaeB`\x82"  # the checksum of the chunk IEND
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def decode_pillow(data: bytes, form: Format, name: str, max_pixels: int) -> tuple[Pixels, int]:
@@ -40,6 +40,8 @@ def decode_pillow(data: bytes, form: Format, name: str, max_pixels: int) -> tupl
             check_size(name, *image.size, max_pixels)
             if form == "PNG":
                 _check_png(data, name)
+            elif form == "BMP":
+                _check_bmp(image, data, name)
             shift, inverted = _check_tiff(image, data, name, max_pixels) if form == "TIFF" else (8, False)
             size = image.size
             image.load()
@@ -76,12 +78,19 @@ def _check_png(data: bytes, name: str) -> None:
         ) from None
     except OSError:
         raise cut_off(name) from None
-    if data[stream.tell() :][: len(_PNG_END)] != _PNG_END:
+    # It has read the length and the name of the last chunk, not its checksum.
+    if not data.startswith(_PNG_END, stream.tell() - 8):
+        raise cut_off(name)
+
+
+def _check_bmp(image: Any, data: bytes, name: str) -> None:
+    ((codec, _, offset, arguments),) = image.tile
+    if codec == "raw" and offset + arguments[1] * image.height > len(data):
         raise cut_off(name)
 
 
 # TIFF tags.
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
 _PIECES = ((273, 279), (324, 325))  # offsets and byte counts: of strips, of tiles
 _TILE_SIDES = (322, 323)
 _SMALL_TILE = 1 << 22  # pixels
@@ -100,6 +109,9 @@ def _check_tiff(image: Any, data: bytes, name: str, max_pixels: int) -> tuple[in
             f"{name}: is a TIFF of {bits}-bit, signed or floating samples; "
             "save it with 8 or 16 bits, unsigned"
         )
+    # Where the directory ends too soon, Pillow takes what it has, and "next" still points to this one.
+    if tags.next == tags.offset:
+        raise cut_off(name)
     for offsets, counts in _PIECES:
         if any(o + c > len(data) for o, c in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)):
             raise cut_off(name)
@@ -107,6 +119,11 @@ def _check_tiff(image: Any, data: bytes, name: str, max_pixels: int) -> tuple[in
         # libtiff takes memory for a whole tile, even where the image is a corner of it.
         width, height = (tags[side] for side in _TILE_SIDES)
         check_size(name, width, height, max(max_pixels, _SMALL_TILE))
+    # Pieces that are missing would be black.
+    bands = len(image.getbands()) if tags.get(_PLANES) == 2 else 1
+    covered = sum((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), _, _ in image.tile)
+    if image.tile[0][0] == "raw" and covered < image.width * image.height * bands:
+        raise cut_off(name)
     # XMP may hold another orientation than the tag, which Pillow would apply.
     image.info.pop("xmp", None)
     return bits - 8, image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0

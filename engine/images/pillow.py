@@ -47,6 +47,8 @@ def decode_pillow(data: bytes, form: Format, name: str, max_pixels: int) -> tupl
             image.load()
             if image.size != size:
                 raise undecodable(name, form)
+            if form == "PNG" and _ends_in(image, 0):
+                _check_png_rows(data, name)
             pixels = _rgb(image, shift)
         except ImageError:
             raise
@@ -83,6 +85,30 @@ def _check_png(data: bytes, name: str) -> None:
         raise cut_off(name)
 
 
+def _check_png_rows(data: bytes, name: str) -> None:
+    """Refuse pixels that end too soon, without an error in the compressed data: Pillow leaves them 0.
+
+    Decoded onto another ground, rows that are 0 in truth stay so.
+    """
+    from PIL import Image
+
+    image = _open(data, "PNG")
+    image.im = Image.new(image.mode, image.size, 1).im
+    image.load()
+    if _ends_in(image, 1):
+        raise cut_off(name)
+
+
+def _ends_in(image: "ImageFile", ground: int) -> bool:
+    """Whether one of the last two rows, of which one comes last in any file, shows nothing but the ground."""
+    from PIL import Image
+
+    width, height = image.size
+    row = Image.new(image.mode, (width, 1), ground).tobytes()
+    lasts = range(max(0, height - 2), height)
+    return any(image.crop((0, y, width, y + 1)).tobytes() == row for y in lasts)
+
+
 def _check_bmp(image: Any, data: bytes, name: str) -> None:
     ((codec, _, offset, arguments),) = image.tile
     if codec == "raw" and offset + arguments[1] * image.height > len(data):
@@ -90,7 +116,7 @@ def _check_bmp(image: Any, data: bytes, name: str) -> None:
 
 
 # TIFF tags.
-_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
+_BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _SAMPLE_FORMAT = 258, 262, 274, 284, 339
 _PIECES = ((273, 279), (324, 325))  # offsets and byte counts: of strips, of tiles
 _TILE_SIDES = (322, 323)
 _SMALL_TILE = 1 << 22  # pixels
@@ -102,6 +128,8 @@ def _check_tiff(image: Any, data: bytes, name: str, max_pixels: int) -> tuple[in
     Returns:
         how many bits of a 16-bit sample go, and whether white is 0 in such samples.
     """
+    from PIL import Image
+
     tags = image.tag_v2
     bits = max(tags.get(_BITS, (1,)))
     if bits > 16 or image.mode in ("I", "F") or set(tags.get(_SAMPLE_FORMAT, (1,))) - {1, 4}:
@@ -126,6 +154,9 @@ def _check_tiff(image: Any, data: bytes, name: str, max_pixels: int) -> tuple[in
         raise cut_off(name)
     # XMP may hold another orientation than the tag, which Pillow would apply.
     image.info.pop("xmp", None)
+    # With memory at hand Pillow does not ask for its own limit, which is below the usual one of ours.
+    turned = tags.get(_ORIENTATION) in (5, 6, 7, 8)
+    image.im = Image.new(image.mode, image.size[::-1] if turned else image.size, None).im
     return bits - 8, image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
 
 

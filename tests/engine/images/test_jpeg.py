@@ -1,5 +1,7 @@
 """JPEG: OpenCV's pixels, reduced sizes, and what is refused as cut off."""
 
+import subprocess
+import sys
 from io import BytesIO
 
 import cv2

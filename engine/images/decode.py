@@ -25,8 +25,12 @@ def load(
     """Decode an image: a path, the bytes of an encoded file, or an array.
 
     Files may be JPEG, PNG, WebP, TIFF or BMP; of an animation or a stack of pages the first counts.
-    The EXIF orientation is applied. Grey becomes RGB; alpha is dropped, not blended. Of 16 bits the upper
-    8 stay; a TIFF with several channels is rounded instead, which differs by at most 1.
+    The EXIF orientation is applied; colour profiles are not. Grey becomes RGB. Alpha is dropped, not
+    blended, and colours that a TIFF stores multiplied by it are divided again. Of 16 bits the upper 8 stay;
+    a TIFF of signed, floating or wider samples is refused.
+
+    A damaged or cut file is refused wherever its decoder notices. Of a progressive JPEG that ends between
+    two of its scans, with an end marker, it cannot: such a file is whole, though coarse.
 
     Args:
         source: a path, encoded bytes, or uint8 RGB (h, w, 3) or grey (h, w). An RGB array that lies
@@ -37,8 +41,8 @@ def load(
             as long as its shorter side keeps this many pixels; None decodes all of it.
 
     Raises:
-        ImageError: the file cannot be read, is of another format, is cut off or damaged, or declares
-            too many pixels; the array is empty or of another type or shape.
+        ImageError: the file cannot be read, is no regular file, is of another format, is cut off or
+            damaged, or declares too many pixels; the array is empty or of another type or shape.
     """
     if isinstance(source, Photo):
         return source
@@ -71,12 +75,12 @@ def checked_pixels(array: npt.NDArray[np.uint8], name: str) -> Pixels:
 
 
 def _decode(data: bytes, max_pixels: int, name: str, short_side: int | None) -> Photo:
-    shown = printable(name)
-    form = format_of(data, shown)
+    called = printable(name)
+    form = format_of(data, called)
     if form != "JPEG":
-        pixels, orientation = decode_pillow(data, form, shown, max_pixels)
+        pixels, orientation = decode_pillow(data, form, called, max_pixels)
         return Photo(oriented(pixels, orientation), name)
-    pixels, orientation, (height, width) = decode_jpeg(data, shown, max_pixels, short_side)
+    pixels, orientation, (height, width) = decode_jpeg(data, called, max_pixels, short_side)
     if pixels.shape[:2] == (height, width):
         return Photo(oriented(pixels, orientation), name)
     # Orientations from 5 on exchange the sides.

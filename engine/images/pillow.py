@@ -31,6 +31,9 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 def decode_pillow(data: bytes, form: Format, name: str, max_pixels: int) -> tuple[Pixels, int]:
     """The pixels of an image file, and the EXIF orientation that they still need.
 
+    libtiff, inside Pillow, prints on file descriptor 2 what it finds in a damaged compressed TIFF. Only the
+    process can silence that, by pointing the descriptor elsewhere.
+
     Raises:
         ImageError: as for ``load``.
     """

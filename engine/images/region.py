@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..errors import ImageError
 from ..options import Options
+from ..types import Box, Corners
 from .decode import load
 from .geometry import Geometry
 
@@ -18,7 +19,7 @@ def region_weights(
     height: int,
     width: int,
     *,
-    boxes: Sequence[tuple[float, float, float, float]] = (),
+    boxes: Sequence[Box] = (),
     mask: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.float32]:
     """The share of each cell that a region of the photo covers.
@@ -74,7 +75,7 @@ def region_weights(
     return np.clip(weights, 0, 1).astype(np.float32)
 
 
-def _checked_box(box: tuple[float, float, float, float], geometry: Geometry) -> tuple[float, ...]:
+def _checked_box(box: Box, geometry: Geometry) -> Corners:
     """(x, y, w, h) as (left, top, right, bottom), cut to the photo."""
     x, y, w, h = box
     photo = (geometry.photo_width, geometry.photo_height)
@@ -88,7 +89,7 @@ def _checked_box(box: tuple[float, float, float, float], geometry: Geometry) -> 
     return max(x, 0.0), max(y, 0.0), min(x + w, float(photo[0])), min(y + h, float(photo[1]))
 
 
-def _drawn(boxes: Sequence[tuple[float, float, float, float]], geometry: Geometry) -> npt.NDArray[np.bool_]:
+def _drawn(boxes: Sequence[Box], geometry: Geometry) -> npt.NDArray[np.bool_]:
     """The boxes as a mask, to the nearest pixel."""
     drawn = np.zeros((geometry.photo_height, geometry.photo_width), bool)
     for box in boxes:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from encoded import SUFFIXES, encode, png, refused, riff, smooth, tiff
+from PIL import ImageFile
 
 from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ImageError
@@ -97,7 +98,10 @@ def test_sources_that_are_none(thing):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_cut_anywhere(suffix):
+@pytest.mark.parametrize("lenient", [False, True])
+def test_cut_anywhere(suffix, lenient, monkeypatch):
+    """Also in a process that tells Pillow to load what is cut off, as many a training script does."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     whole = encode(smooth(), suffix, [])
     for share in (0.05, 0.2, 0.5, 0.9, 0.99):
         refused(whole[: max(30, int(len(whole) * share))], "cut off", "; copy ")

@@ -3,10 +3,13 @@
 import logging
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from damage import damaged
 from encoded import encode, exif, smooth, with_segment
 
+from simmap.engine.errors import ImageError
 from simmap.engine.images.decode import load
 from simmap.engine.images.quiet import quiet
 
@@ -59,3 +62,20 @@ def test_pillows_log_is_silent_only_while_it_decodes(caplog):
         logger.error("ours")
     logger.error("theirs")
     assert [record.message for record in caplog.records] == ["theirs"]
+
+
+def test_many_threads_decode_alike_and_in_silence():
+    files = [data for _, data in damaged(300)]
+
+    def outcome(data):
+        try:
+            return load(data, max_pixels=100_000).pixels.tobytes()
+        except ImageError as error:
+            return str(error)
+
+    alone = [outcome(data) for data in files]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ThreadPoolExecutor(8) as pool:
+            for together in pool.map(lambda _: [outcome(data) for data in files], range(8)):
+                assert together == alone

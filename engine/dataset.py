@@ -2,13 +2,13 @@
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .errors import ConfigError
+from .errors import ConfigError, printable
 from .files import absolute
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -27,50 +27,80 @@ class Item:
     label: str | None = None
 
 
-def find_images(folder: str | Path, labels: str | Path | None = None) -> list[Item]:
+def find_images(
+    folder: str | Path,
+    labels: str | Path | None = None,
+    *,
+    on_error: Callable[[str, ConfigError], None] | None = None,
+) -> list[Item]:
     """The images of a folder and its sub-folders, sorted by their paths.
 
-    Files count as images by their suffix; hidden files and folders are left out.
+    Files count as images by their suffix; hidden files and folders are left out. What has the suffix but
+    cannot be opened, such as a pipe or a broken link, is found too, and refused when it is loaded.
 
     Args:
         folder: where to look.
         labels: CSV file with the columns ``path`` (relative to the folder, or absolute) and ``label``; an
             image that it does not name has no label. Without it an image's label is the name of the
             sub-folder of ``folder`` that it is in, and one right in ``folder`` has none.
+        on_error: called with the path of each sub-folder that cannot be read, which is then left out, and
+            the error; without it the first such sub-folder raises.
 
     Raises:
-        ConfigError: there is no such folder or no image in it, or the CSV file cannot be read, lacks a
-            column, or names an image that is not in the folder.
+        ConfigError: there is no such folder, it cannot be read, or no image is in it; or the CSV file
+            cannot be read, lacks a column, or names an image that is not in the folder.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: is no folder of images")
-    names = sorted(_walk(folder, set()))
+    shown = printable(str(folder))
+    if not _is_folder(folder):
+        raise ConfigError(f"{shown}: is no folder of images")
+    names = sorted(_walk(folder, set(), on_error))
     if not names:
-        raise ConfigError(f"{folder}: has no images ({', '.join(sorted(SUFFIXES))})")
+        raise ConfigError(f"{shown}: has no images ({', '.join(sorted(SUFFIXES))})")
     if labels is None:
         return [Item(str(folder / name), name.parts[0] if len(name.parts) > 1 else None) for name in names]
     given = _read_labels(Path(labels), folder, {absolute(folder / name) for name in names})
     return [Item(str(folder / name), given.get(absolute(folder / name))) for name in names]
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Paths relative to ``folder``; links to folders are followed, but never in a circle."""
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from error
-    for entry in entries:
-        if entry.name.startswith("."):
+def _walk(
+    root: Path, seen: set[tuple[int, int]], on_error: Callable[[str, ConfigError], None] | None
+) -> Iterator[Path]:
+    """Paths relative to ``root``; links to folders are followed, but never in a circle."""
+    waiting = [Path()]
+    while waiting:
+        below = waiting.pop()
+        folder = root / below
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            refusal = ConfigError(
+                f"{printable(str(folder))}: cannot be read ({error.strerror}); "
+                "give this user the permission to read it"
+            )
+            if on_error is None or folder == root:
+                raise refusal from None
+            on_error(str(folder), refusal)
             continue
-        if entry.is_dir():
-            yield from (entry.name / path for path in _walk(folder / entry.name, seen))
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            yield Path(entry.name)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                waiting.append(below / entry.name)
+            elif Path(entry.name).suffix.lower() in SUFFIXES:
+                yield below / entry.name
+
+
+def _is_folder(path: "Path | os.DirEntry[str]") -> bool:
+    """False too for a link to itself, and for what lies in a folder that may not be entered."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _read_labels(path: Path, folder: Path, known: set[str]) -> dict[str, str]:
@@ -78,7 +108,10 @@ def _read_labels(path: Path, folder: Path, known: set[str]) -> dict[str, str]:
     for line, row in _rows(path, ("path", "label")):
         image = absolute(folder / row["path"])
         if image not in known:
-            raise ConfigError(f"{path}: line {line} names {row['path']}, which is no image in {folder}")
+            raise ConfigError(
+                f"{path}: line {line} names {printable(row['path'])}, "
+                f"which is no image in {printable(str(folder))}"
+            )
         if row["label"]:
             labels[image] = row["label"]
     return labels

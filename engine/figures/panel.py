@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..errors import ConfigError, DecompositionError
 from ..images.geometry import Geometry
+from ..images.resize import resize
 from ..types import Corners, Pixels
 from .heat import apply_heat
 
@@ -120,7 +121,9 @@ def overlay(
     picture = np.empty((height, width, 3), np.uint8)
     if photo != whole:
         picture[:] = PADDING
-    picture[top:bottom, left:right] = _resize(panel.pixels, bottom - top, right - left)
+    picture[top:bottom, left:right] = resize(
+        panel.pixels, bottom - top, right - left, cv2.INTER_AREA, grow=cv2.INTER_LINEAR
+    )
     if panel.map is not None and panel.geometry is not None:
         field = x0, y0, x1, y1 = view.rectangle(panel.geometry.field)
         shares = np.asarray(panel.map / scale, np.float32)
@@ -184,16 +187,6 @@ def panel_size(panel: Panel, panel_height: int) -> tuple[int, int]:
     if aspect > WIDEST:
         return max(round(panel_height * WIDEST / aspect), least), round(panel_height * WIDEST)
     return panel_height, max(round(panel_height * aspect), least)
-
-
-def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    # INTER_AREA averages only while no side grows, so sides that shrink go first, alone.
-    low, narrow = min(height, pixels.shape[0]), min(width, pixels.shape[1])
-    if (low, narrow) != pixels.shape[:2]:
-        pixels = cast(Pixels, cv2.resize(pixels, (narrow, low), interpolation=cv2.INTER_AREA))
-    if (low, narrow) != (height, width):
-        pixels = cast(Pixels, cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
-    return pixels
 
 
 def _outline(picture: Pixels, rectangle: tuple[int, int, int, int], thickness: int) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import ImageError
+from ..types import Corners
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Geometry:
 
     photo_height: int
     photo_width: int
-    field: tuple[float, float, float, float]
+    field: Corners
 
     def resized(self, height: int, width: int) -> "Geometry":
         """The same on the photo at another size."""
@@ -28,7 +29,7 @@ class Geometry:
         across, down = width / self.photo_width, height / self.photo_height
         return Geometry(height, width, (x0 * across, y0 * down, x1 * across, y1 * down))
 
-    def cell_box(self, y: int, x: int, height: int, width: int) -> tuple[float, float, float, float]:
+    def cell_box(self, y: int, x: int, height: int, width: int) -> Corners:
         """(x0, y0, x1, y1) of cell (y, x) of a (height, width) map, in photo pixels.
 
         Neighbours share their edges exactly. The box is not clipped: for ``letterbox`` it may lie

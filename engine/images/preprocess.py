@@ -1,7 +1,5 @@
 """From a photo's pixels to the network's input."""
 
-from typing import cast
-
 import cv2
 import numpy as np
 
@@ -9,6 +7,7 @@ from ..contract import InputSpec
 from ..types import Pixels
 from .decode import checked_pixels
 from .geometry import Geometry
+from .resize import resize
 
 _KERNELS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 _CROP_REACH = 8  # see _crop
@@ -40,23 +39,13 @@ def preprocess(
     return _letterbox(pixels, spec, height, width)
 
 
-def _resized(pixels: Pixels, spec: InputSpec, height: int, width: int) -> Pixels:
-    h, w = pixels.shape[:2]
-    flag = _KERNELS[spec.kernel]
-    if spec.kernel == "area" and (height > h) != (width > w):
-        # INTER_AREA averages only while no side grows; else it samples the side that shrinks, off by up
-        # to half a pixel of the input. So that side goes first, alone.
-        pixels = cast(Pixels, cv2.resize(pixels, (min(w, width), min(h, height)), interpolation=flag))
-    return cast(Pixels, cv2.resize(pixels, (width, height), interpolation=flag))
-
-
 def _in_order(pixels: Pixels, spec: InputSpec) -> Pixels:
     return np.ascontiguousarray(pixels[..., ::-1] if spec.colour == "bgr" else pixels)
 
 
 def _squash(pixels: Pixels, spec: InputSpec, height: int, width: int) -> tuple[Pixels, Geometry]:
     h, w = pixels.shape[:2]
-    resized = _resized(pixels, spec, height, width)
+    resized = resize(pixels, height, width, _KERNELS[spec.kernel])
     return _in_order(resized, spec), Geometry(h, w, (0.0, 0.0, float(w), float(h)))
 
 
@@ -69,7 +58,8 @@ def _crop(pixels: Pixels, spec: InputSpec, height: int, width: int) -> tuple[Pix
     above, before = (h - kept_h) // 2, (w - kept_w) // 2
     resized_h = max(height, round(kept_h * scale))
     resized_w = max(width, round(kept_w * scale))
-    resized = _resized(pixels[above : above + kept_h, before : before + kept_w], spec, resized_h, resized_w)
+    kept = pixels[above : above + kept_h, before : before + kept_w]
+    resized = resize(kept, resized_h, resized_w, _KERNELS[spec.kernel])
     top, left = (resized_h - height) // 2, (resized_w - width) // 2
     field = (
         before + left * kept_w / resized_w,
@@ -99,7 +89,7 @@ def _letterbox(pixels: Pixels, spec: InputSpec, height: int, width: int) -> tupl
     border = np.clip([round(255 * mean) for mean in spec.mean], 0, 255).astype(np.uint8)
     canvas = np.empty((height, width, 3), np.uint8)
     canvas[:] = border
-    resized = _resized(pixels, spec, resized_h, resized_w)
+    resized = resize(pixels, resized_h, resized_w, _KERNELS[spec.kernel])
     canvas[top : top + resized_h, left : left + resized_w] = _in_order(resized, spec)
     field = (
         -left * w / resized_w,

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError
-from .decode import DEFAULT_MAX_PIXELS, load
+from ..options import Options
+from ..types import Box, Corners
+from .decode import load
 from .geometry import Geometry
 
 
@@ -17,7 +19,7 @@ def region_weights(
     height: int,
     width: int,
     *,
-    boxes: Sequence[tuple[float, float, float, float]] = (),
+    boxes: Sequence[Box] = (),
     mask: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.float32]:
     """The share of each cell that a region of the photo covers.
@@ -73,7 +75,7 @@ def region_weights(
     return np.clip(weights, 0, 1).astype(np.float32)
 
 
-def _checked_box(box: tuple[float, float, float, float], geometry: Geometry) -> tuple[float, ...]:
+def _checked_box(box: Box, geometry: Geometry) -> Corners:
     """(x, y, w, h) as (left, top, right, bottom), cut to the photo."""
     x, y, w, h = box
     photo = (geometry.photo_width, geometry.photo_height)
@@ -87,7 +89,7 @@ def _checked_box(box: tuple[float, float, float, float], geometry: Geometry) -> 
     return max(x, 0.0), max(y, 0.0), min(x + w, float(photo[0])), min(y + h, float(photo[1]))
 
 
-def _drawn(boxes: Sequence[tuple[float, float, float, float]], geometry: Geometry) -> npt.NDArray[np.bool_]:
+def _drawn(boxes: Sequence[Box], geometry: Geometry) -> npt.NDArray[np.bool_]:
     """The boxes as a mask, to the nearest pixel."""
     drawn = np.zeros((geometry.photo_height, geometry.photo_width), bool)
     for box in boxes:
@@ -108,7 +110,7 @@ def _overlaps(cells: npt.NDArray[np.float64], pieces: npt.NDArray[np.float64]) -
     return np.asarray(np.maximum(shared, 0) / (high - low), dtype=np.float32)
 
 
-def load_mask(path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.bool_]:
+def load_mask(path: str | os.PathLike[str], *, max_pixels: int = Options.max_pixels) -> npt.NDArray[np.bool_]:
     """A region drawn as an image, light inside: (h, w), true where a channel has 128 or more.
 
     Raises:

@@ -1,6 +1,9 @@
 """Folders of images, label files and pairs of images, from real files."""
 
+import os
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -9,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simmap.engine.dataset import Item, find_images, read_pairs, sample_pairs
-from simmap.engine.errors import ConfigError
+from simmap.engine.errors import ConfigError, ImageError
+from simmap.engine.images.decode import load
 
 
 @pytest.fixture
@@ -75,6 +79,67 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
         find_images(tmp_path)
     with pytest.raises(ConfigError, match="is no folder"):
         find_images(tmp_path / "none")
+
+
+def test_a_link_to_itself_is_no_folder_and_a_pipe_is_found_but_not_opened(folder: Path) -> None:
+    (folder / "round").symlink_to(folder / "round")
+    (folder / "round.jpg").symlink_to(folder / "round.jpg")
+    (folder / "gone.jpg").symlink_to(folder / "none.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    names = {Path(item.path).name for item in find_images(folder)}
+    assert names == {"1.JPEG", "2.jpg", "3.png", "top.webp", "round.jpg", "gone.jpg", "pipe.jpg"}
+    for name in ("round.jpg", "gone.jpg", "pipe.jpg"):
+        with pytest.raises(ImageError, match=name):
+            load(folder / name)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder for a user to whom permissions matter, which this process then is."""
+    superuser = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        for below in ("a/1.jpg", "locked/2.jpg", "locked/deep/3.jpg", "z/4.jpg"):
+            (root / below).parent.mkdir(parents=True, exist_ok=True)
+            (root / below).touch()
+        (root / "locked").chmod(0)
+        if superuser:
+            os.seteuid(65534)
+        try:
+            yield root
+        finally:
+            if superuser:
+                os.seteuid(0)
+            (root / "locked").chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_read_is_reported_and_left_out(unprivileged: Path) -> None:
+    errors: list[tuple[str, str]] = []
+    items = find_images(unprivileged, on_error=lambda path, error: errors.append((path, str(error))))
+    assert [item.label for item in items] == ["a", "z"]
+    locked = str(unprivileged / "locked")
+    assert errors == [
+        (locked, f"{locked}: cannot be read (Permission denied); give this user the permission to read it")
+    ]
+    with pytest.raises(ConfigError, match="locked: cannot be read"):
+        find_images(unprivileged)
+    with pytest.raises(ConfigError, match="locked: cannot be read"):
+        find_images(unprivileged / "locked", on_error=lambda path, error: errors.append((path, str(error))))
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xe9t\xe9"
+    os.mkdir(folder)  # noqa: PTH102
+    with open(folder + b"/\xff.jpg", "wb"):  # noqa: PTH123
+        pass
+    (item,) = find_images(tmp_path)
+    assert os.fsencode(item.path) == folder + b"/\xff.jpg"
+    assert item.label is not None and os.fsencode(item.label) == b"\xe9t\xe9"
+    (item,) = find_images(os.fsdecode(folder))
+    with pytest.raises(ImageError, match="is empty") as caught:
+        load(item.path)
+    assert str(caught.value).encode()  # printable on any terminal
 
 
 def test_pairs_are_relative_to_their_file(tmp_path: Path) -> None:

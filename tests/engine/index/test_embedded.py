@@ -4,11 +4,13 @@ import json
 import math
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from simmap.engine import Engine, ImageError
 from simmap.engine.dataset import Item, find_images
 from simmap.engine.errors import DecompositionError, StoreError
 from simmap.engine.index import embedded, scan, update
-from simmap.engine.index.embedded import MANIFEST, Index
+from simmap.engine.index.database import DATABASE, Header, reading
+from simmap.engine.index.embedded import Index
 from simmap.engine.index.store import Entry, identity
 from simmap.engine.index.update import Update, update_index
 from simmap.engine.options import Options
@@ -94,6 +97,16 @@ def files(path: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in path.iterdir()}
 
 
+def vectors_of(path: Path) -> bytes:
+    (only,) = path.glob("*.f32")
+    return only.read_bytes()
+
+
+def header(path: Path) -> Header:
+    with reading(path) as database:
+        return database.header
+
+
 # --- against a dict -----------------------------------------------------------------------------
 
 NAMES = [*"abcdefgh", "ü", 'q"\n', "\udcff", "\u2028"]
@@ -102,7 +115,6 @@ SMALL = {
     "CHUNK": (scan, 4 * D * 2),
     "QUERIES": (embedded, 2),
     "COMPACT_ROWS": (embedded, 3),
-    "PARSED": (embedded, 50),
 }
 
 
@@ -184,7 +196,10 @@ class AgainstADict(RuleBasedStateMachine):
             return
         expected = {name: (e, v.tobytes()) for name, (e, v) in self.model.items()}
         assert content(self.index) == expected
-        assert len(list(self.path.iterdir())) in (2, 4)  # nothing is left of other generations
+        # Nothing is left of other generations, nor of a transaction.
+        names = {f"vectors-{header(self.path).generation}.f32", DATABASE}
+        assert names - {p.name for p in self.path.iterdir()} <= names - {DATABASE}
+        assert {p.name for p in self.path.iterdir()} <= names
 
 
 TestAgainstADict = AgainstADict.TestCase
@@ -304,7 +319,7 @@ def test_a_kill_at_any_line_of_a_write_leaves_the_old_state_or_the_new(made: Ind
         again = Index(made.path)
         add(again, 7, "next")
         assert content(Index(made.path)).keys() == held.keys() | {"next"}
-        assert not list(made.path.glob(".index.json*"))
+        assert len(list(made.path.iterdir())) == 2
         line += step
     # Kills before and after the commit, and with the files of two generations.
     assert {(0, 0, 1), (0, 1, 1), (0, 1, 2), (1, 1, 1), (2, 2, 1)} <= seen
@@ -335,15 +350,15 @@ def test_a_killed_build_resumes_and_ends_with_the_same_files(tmp_path: Path, pho
     path, kills, partial = tmp_path / "killed", 0, 0
     job = {"do": "build", "with": [str(path), model, str(photos)]}
     while kills < 20:
-        before: dict[str, Any] = content(Index(path)) if (path / embedded.MANIFEST).exists() else {}
+        before: dict[str, Any] = content(Index(path)) if (path / DATABASE).exists() else {}
         after, delay = int(rng.integers(0, 4)), float(rng.uniform(0, 0.02))
         (told,) = run([{**job, "after": after, "delay": delay}])
         if "built" in told:
-            assert files(path) == files(calm)
+            assert vectors_of(path) == vectors_of(calm) and content(Index(path)) == content(Index(calm))
             shutil.rmtree(path)
             continue
         kills += 1
-        if not told and not (path / embedded.MANIFEST).exists():
+        if not told and not (path / DATABASE).exists():
             continue
         held = content(Index(path))
         assert before.items() <= held.items()
@@ -351,7 +366,7 @@ def test_a_killed_build_resumes_and_ends_with_the_same_files(tmp_path: Path, pho
         partial += 0 < len(held) < 60
     assert partial >= 5
     assert run([job])[0][-1] == "built"
-    assert files(path) == files(calm)
+    assert vectors_of(path) == vectors_of(calm) and content(Index(path)) == content(Index(calm))
 
 
 # --- several processes --------------------------------------------------------------------------
@@ -376,9 +391,10 @@ def test_writers_at_the_same_time_lose_and_double_nothing(made: Index, run: Run)
     held = content(Index(made.path))
     assert held.keys() == names and content(made) == held
     # An image that is there already takes no second row; readers saw files of several generations.
-    log = b"".join(path.read_bytes() for path in made.path.glob("*.jsonl")).decode()
-    assert all(log.count(f'["{e.id}"') == 1 for e in shared)
-    assert made._state.manifest.generation > 2
+    with closing(sqlite3.connect(made.path / DATABASE)) as connection:
+        rows = [bytes(name).decode() for (name,) in connection.execute("SELECT id FROM images")]
+    assert all(rows.count(e.id) == 1 for e in shared)
+    assert header(made.path).generation > 2
 
 
 def test_builders_at_the_same_time_make_one_index(tmp_path: Path, photos: Path, run: Run) -> None:
@@ -387,7 +403,7 @@ def test_builders_at_the_same_time_make_one_index(tmp_path: Path, photos: Path, 
     for told in run([job] * 3):
         assert told[-1] == "built"
     target = Index(path)
-    assert len(target) == 60 == target._state.manifest.rows
+    assert len(target) == 60 == header(path).rows
     assert {e.id for e in target.entries()} == {str(p.relative_to(photos)) for p in photos.rglob("*.png")}
 
 
@@ -396,7 +412,7 @@ def test_a_reader_sees_the_writes_of_another_process(made: Index, run: Run) -> N
     for n, state in enumerate(states(steps)[1:]):
         assert run([{"do": "write", "with": [str(made.path), steps[n : n + 1]]}]) == [["0"]]
         assert content(made) == state
-    assert made._state.manifest.generation > 2
+    assert header(made.path).generation > 2
 
 
 def test_threads_read_while_others_write(made: Index) -> None:
@@ -445,9 +461,12 @@ def test_an_index_built_anew_in_its_place_is_not_mixed_with_the_old(made: Index,
 
 def test_an_index_built_over_files_without_a_manifest_leaves_its_readers_alone(made: Index) -> None:
     add(made, 0, *"abcdefgh")
-    mapped = made._state.vectors
+    made.get(["a"])
+    assert made._mapped is not None
+    mapped = made._mapped[1].rows
+    assert len(mapped) == 8
     before = mapped.copy()
-    (made.path / embedded.MANIFEST).unlink()
+    (made.path / DATABASE).unlink()
     anew = Index.create(made.path, ENGINE, made.root)
     add(anew, 1, "a")
     assert np.array_equal(mapped, before)  # cutting the file short would be a bus error
@@ -500,60 +519,128 @@ def test_another_model_or_size_is_refused(made: Index, tmp_path: Path) -> None:
         target.check_model(large)
 
 
-def damage(path: Path, change: Callable[[bytes], bytes]) -> None:
-    path.write_bytes(change(path.read_bytes()))
+def sql(*statements: str) -> Callable[[Path], None]:
+    """Damage by statements on the database of an index."""
+
+    def change(folder: Path) -> None:
+        with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return change
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        (MANIFEST, lambda b: b[:40], r"index\.json: is damaged .*; build the index anew"),
-        (MANIFEST, lambda b: b"", r"index\.json: is damaged"),
-        (MANIFEST, lambda b: b"\xff" + b, r"index\.json: is damaged"),
-        (MANIFEST, lambda b: b"[]", r"index\.json: is damaged .*must be a mapping"),
-        (MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": -3'), r"index\.json: is damaged"),
-        (MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 0'), r"index\.json: is damaged"),
-        (MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 2'), "is damaged, it has 3 rows, not 2"),
-        (MANIFEST, lambda b: b.replace(b'"rows": 3', b'"rows": 9'), r"f32: is damaged, it is shorter"),
-        (MANIFEST, lambda b: b.replace(b"_bytes\": ", b"_bytes\": 99999999"), r"jsonl: is damaged"),
-        (MANIFEST, lambda b: b.replace(b'"schema": 1', b'"schema": 2'), "has schema 2, .*; upgrade"),
-        ("images-1.jsonl", lambda b: b[:-1], r"images-1\.jsonl: is damaged; build the index anew"),
-        ("images-1.jsonl", lambda b: b[:7] + bytes([b[7] ^ 4]) + b[8:], r"images-1\.jsonl: is damaged"),
-        ("vectors-1.f32", lambda b: b[:-1], r"vectors-1\.f32: is damaged, it is shorter"),
-        ("images-1.jsonl", None, r"images-1\.jsonl: is missing; build the index anew"),
-        ("vectors-1.f32", None, r"vectors-1\.f32: is missing; build the index anew"),
-    ],
-)  # fmt: skip
-def test_damage_is_named(made: Index, name: str, change: Callable[[bytes], bytes], message: str) -> None:
+def bytes_of(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Damage of a file, which is another one then: one may not cut a file that is mapped."""
+
+    def apply(folder: Path) -> None:
+        data = change((folder / name).read_bytes())
+        (folder / name).unlink()
+        (folder / name).write_bytes(data)
+
+    return apply
+
+
+def unlink(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def folder_at(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
+def pipe_at(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
+UNREADABLE: list[tuple[Callable[[Path], None], str]] = [
+    (bytes_of(DATABASE, lambda b: b[:5000]), r"index\.sqlite: is damaged \(.*\); build the index anew"),
+    (bytes_of(DATABASE, lambda b: b"\xff" + b), r"index\.sqlite: is damaged \(file is not a database\)"),
+    (bytes_of(DATABASE, lambda b: b"x" * 10**5), r"index\.sqlite: is damaged"),
+    (bytes_of(DATABASE, lambda b: b[:100] + bytes(len(b) - 100)), r"index\.sqlite: is damaged"),
+    (sql("PRAGMA application_id = 7"), "is a database of another program"),
+    (sql("PRAGMA user_version = 3"), "has schema 3, this simmap reads schema 2; upgrade simmap"),
+    (sql("PRAGMA user_version = 1"), "has schema 1, this simmap reads schema 2; build it anew"),
+    (sql("DROP TABLE images"), r"index\.sqlite: is damaged \(it has other tables\)"),
+    (sql("CREATE VIEW more AS SELECT 1"), r"is damaged \(it has other tables\)"),
+    (sql("DELETE FROM header"), r"index\.sqlite: is damaged \(ValueError"),
+    (sql("INSERT INTO header SELECT * FROM header"), r"index\.sqlite: is damaged \(ValueError"),
+    (sql("UPDATE header SET rows = -3"), "is damaged .*impossible counts"),
+    (sql("UPDATE header SET rows = 'many'"), r"index\.sqlite: is damaged \(ValueError"),
+    (sql("UPDATE header SET rows = 1e300"), r"index\.sqlite: is damaged"),
+    (sql("UPDATE header SET dimension = NULL"), r"index\.sqlite: is damaged \(TypeError"),
+    (sql("UPDATE header SET root = 'text'"), r"index\.sqlite: is damaged \(AttributeError"),
+    (sql("UPDATE header SET root = x'ff'"), r"index\.sqlite: is damaged \(UnicodeDecodeError"),
+    (sql("UPDATE header SET deaths = 4"), "is damaged .*impossible counts"),
+    (sql("UPDATE header SET rows = 9"), r"vectors-1\.f32: is damaged, it is shorter than its 9 rows"),
+    (sql("UPDATE header SET generation = 4"), r"vectors-4\.f32: is missing; build the index anew"),
+    (folder_at(DATABASE), r"index\.sqlite: is no regular file"),
+    (pipe_at(DATABASE), r"index\.sqlite: is no regular file"),
+    (bytes_of("vectors-1.f32", lambda b: b[:-1]), r"vectors-1\.f32: is damaged, it is shorter"),
+    (bytes_of("vectors-1.f32", lambda b: b""), r"vectors-1\.f32: is damaged, it is shorter"),
+    (unlink("vectors-1.f32"), r"vectors-1\.f32: is missing; build the index anew"),
+    (folder_at("vectors-1.f32"), r"vectors-1\.f32: is damaged"),
+    (pipe_at("vectors-1.f32"), r"vectors-1\.f32: is damaged"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), UNREADABLE)
+def test_damage_is_named(made: Index, change: Callable[[Path], None], message: str) -> None:
     add(made, 0, "a", "b", "c")
-    if change is None:
-        (made.path / name).unlink()
-    else:
-        damage(made.path / name, change)
-    before = files(made.path)
-    for use in (lambda: Index(made.path), lambda: Index.create(made.path, ENGINE, made.root)):
+    change(made.path)
+    before = [(p.name, p.read_bytes()) for p in sorted(made.path.iterdir()) if p.is_file()]
+    for use in (
+        lambda: Index(made.path),
+        lambda: Index.create(made.path, ENGINE, made.root),
+        lambda: made.search(np.ones((1, D)), 1),
+        lambda: add(made, 1, "d"),
+    ):
         with pytest.raises(StoreError, match=message) as caught:
             use()
         assert "\n" not in str(caught.value)
-    assert files(made.path) == before
+    assert before == [(p.name, p.read_bytes()) for p in sorted(made.path.iterdir()) if p.is_file()]
 
 
-@pytest.mark.parametrize("name", ["images-1.jsonl", "vectors-1.f32"])
+@pytest.mark.parametrize("data", [None, b""])
+def test_an_index_whose_database_has_gone_is_no_index(made: Index, data: bytes | None) -> None:
+    add(made, 0, "a")
+    (made.path / DATABASE).unlink()
+    if data is not None:
+        (made.path / DATABASE).write_bytes(data)
+    for use in (lambda: Index(made.path), lambda: len(made), lambda: add(made, 1, "d")):
+        with pytest.raises(StoreError, match="is no index; make one with: simmap index build IMAGES -o"):
+            use()
+
+
+def test_an_index_of_the_layout_before_sqlite_is_to_be_built_anew(tmp_path: Path) -> None:
+    old = tmp_path / "index"
+    old.mkdir()
+    for name in ("index.json", "images-1.jsonl", "vectors-1.f32", "lock"):
+        (old / name).write_bytes(b"{}")
+    for use in (lambda: Index(old), lambda: Index.create(old, ENGINE, tmp_path)):
+        with pytest.raises(StoreError, match=r"an earlier simmap .*build it anew with: simmap index build"):
+            use()
+
+
 @pytest.mark.parametrize("left", [None, 10])
-def test_an_open_index_does_not_write_on_behind_what_is_gone(
-    made: Index, name: str, left: int | None
-) -> None:
+def test_an_open_index_does_not_write_on_behind_what_is_gone(made: Index, left: int | None) -> None:
     add(made, 0, "a", "b", "c")
     if left is None:
-        (made.path / name).unlink()
-    else:  # in its place, since one may not cut a file under a reader
-        cut = (made.path / name).read_bytes()[:left]
-        (made.path / name).unlink()
-        (made.path / name).write_bytes(cut)
-    before = (made.path / embedded.MANIFEST).read_bytes()
-    with pytest.raises(StoreError, match=r"is missing|is damaged|No such file"):
+        unlink("vectors-1.f32")(made.path)
+    else:
+        bytes_of("vectors-1.f32", lambda b: b[:left])(made.path)
+    before = (made.path / DATABASE).read_bytes()
+    with pytest.raises(StoreError, match=r"is missing|is damaged"):
         add(made, 1, "d")
-    assert (made.path / embedded.MANIFEST).read_bytes() == before
+    assert (made.path / DATABASE).read_bytes() == before
 
 
 def test_wrong_arrays_are_refused(made: Index) -> None:
@@ -659,11 +746,11 @@ def test_a_compaction_without_room_is_put_off(disk: Path, tmp_path: Path, monkey
     before = content(target)
     fill(disk, 4)
     assert target.delete(names[:160]) == 160
-    assert sorted(files(target.path)) == ["images-1.jsonl", "index.json", "lock", "vectors-1.f32"]
+    assert sorted(files(target.path)) == [DATABASE, "vectors-1.f32"]
     (disk / "other").unlink()
     assert content(target) == {name: before[name] for name in names[160:]}
     add(target, 1, "new")
-    assert sorted(files(target.path)) == ["images-2.jsonl", "index.json", "lock", "vectors-2.f32"]
+    assert sorted(files(target.path)) == [DATABASE, "vectors-2.f32"]
     assert content(Index(target.path)).keys() == {*names[160:], "new"}
 
 
@@ -750,7 +837,8 @@ def test_an_interrupt_keeps_what_was_done(tmp_path: Path, photos: Path, monkeypa
         build(tmp_path / "index", photos, on_progress=interrupt)
     assert len(Index(tmp_path / "index")) == 14
     target, done = build(tmp_path / "index", photos)
-    assert (done.added, done.kept) == (46, 14) and files(target.path) == files(calm.path)
+    assert (done.added, done.kept) == (46, 14) and content(target) == content(calm)
+    assert vectors_of(target.path) == vectors_of(calm.path)
 
 
 def test_an_image_elsewhere_has_its_absolute_path_for_an_id(tmp_path: Path, photos: Path) -> None:

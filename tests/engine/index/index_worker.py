@@ -1,4 +1,4 @@
-"""Processes that write and read an index, for ``test_index.py`` to watch and to kill.
+"""Processes that write and read an index, for ``test_embedded.py`` to watch and to kill.
 
 Reads requests from stdin, one JSON list of jobs a line. The jobs of a line run at the same time, each in a
 process of its own; the answer is a JSON list with the lines that each wrote. A job is
@@ -76,7 +76,7 @@ def die_at(number: int) -> None:
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if Path(frame.f_code.co_filename).name not in ("index.py", "files.py"):
+        if Path(frame.f_code.co_filename).name not in ("embedded.py", "database.py", "vectors.py"):
             return None
         if event == "line":
             left -= 1

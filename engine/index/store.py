@@ -32,6 +32,10 @@ class VectorStore(Protocol):
     Ids are text, ``upsert`` replaces, a write is visible when it returns, equal scores rank by id.
     """
 
+    @property
+    def dimension(self) -> int:
+        """D of the vectors."""
+
     def __len__(self) -> int:
         """How many images there are."""
 
@@ -48,6 +52,15 @@ class VectorStore(Protocol):
 
     def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
         """Entries and vectors (n, D) of images, in the order of ``ids``."""
+
+    def entries(self, label: str | None = None) -> list[Entry]:
+        """All images, or those of one label."""
+
+    def labels(self) -> dict[str | None, int]:
+        """How many images each label has; None counts those without one."""
+
+    def ids_below(self, path: str | Path) -> list[str]:
+        """Ids of the image with the file ``path``, or of all images in that folder and its sub-folders."""
 
     def check_model(self, engine: Engine) -> None:
         """Raise StoreError if another model than the engine's made the vectors."""

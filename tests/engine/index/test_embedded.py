@@ -680,7 +680,8 @@ def test_a_write_that_runs_out_of_room_leaves_the_old_state(made: Index, run: Ru
     first = ["upsert", [list(entry(f"a{n}")) for n in range(8)], units(0, 8).tolist()]
     second = ["upsert", [list(entry(f"b{n}")) for n in range(40)], units(1, 40).tolist()]
     errors = set()
-    for limit in (0, 100, 300, 500, 1000, 1500, 2000, 2500):
+    limits = (0, 300, 1000, 1500, 5000, 10_000, 20_000, 40_000, 80_000)
+    for limit in limits:
         shutil.rmtree(made.path)
         Index.create(made.path, ENGINE, made.root)
         job = {"do": "write", "with": [str(made.path), [first, ["limit", limit], second]]}
@@ -688,20 +689,20 @@ def test_a_write_that_runs_out_of_room_leaves_the_old_state(made: Index, run: Ru
         assert told[:2] == ["0", "1"]
         expected = states([first, second])
         if told[2] != "2":
-            assert "cannot be written: File too large" in told[2] and told[2].startswith("StoreError: ")
+            assert "index: cannot be written: " in told[2] and told[2].startswith("StoreError: ")
             errors.add(limit)
         assert content(Index(made.path)) == expected[1 if limit in errors else 2]
         Index(made.path).upsert([Entry(*e) for e in second[1]], np.array(second[2], np.float32))
         assert content(Index(made.path)) == expected[2]
-    assert {0, 1000} <= errors
+    assert {0, 10_000} <= errors < {*limits}
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 32 pages."""
+    """A disk of 64 pages."""
     path = tmp_path / "disk"
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(path)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("cannot mount a small disk")
     yield path
@@ -722,7 +723,7 @@ def test_a_full_disk_leaves_the_old_state(disk: Path, tmp_path: Path) -> None:
     target = Index.create(disk / "index", ENGINE, tmp_path)
     add(target, 0, "a", "b")
     failed = 0
-    for left in range(8):
+    for left in range(0, 24, 2):
         before = content(target)
         fill(disk, left)
         try:
@@ -735,7 +736,7 @@ def test_a_full_disk_leaves_the_old_state(disk: Path, tmp_path: Path) -> None:
         (disk / "other").unlink()
         add(target, 5, f"c{left}")
         assert f"c{left}" in content(Index(target.path))
-    assert 2 <= failed < 8
+    assert 2 <= failed < 12
 
 
 def test_a_compaction_without_room_is_put_off(disk: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -744,8 +745,14 @@ def test_a_compaction_without_room_is_put_off(disk: Path, tmp_path: Path, monkey
     names = [f"{n:03d}" for n in range(300)]
     add(target, 0, *names)
     before = content(target)
-    fill(disk, 4)
-    assert target.delete(names[:160]) == 160
+    for left in range(4, 40):  # until there is room for what was asked for
+        fill(disk, left)
+        try:
+            assert target.delete(names[:160]) == 160
+            break
+        except StoreError:
+            assert content(target) == before
+            (disk / "other").unlink()
     assert sorted(files(target.path)) == [DATABASE, "vectors-1.f32"]
     (disk / "other").unlink()
     assert content(target) == {name: before[name] for name in names[160:]}

@@ -101,12 +101,12 @@ class Database:
         records = self._records("dead IS NULL AND id = ?", _bytes(name))
         return records[0] if records else None
 
-    def of_row(self, row: int) -> Record:
-        """The image of a row, whether it is live or not."""
-        records = self._records("row = ?", row)
-        if not records:
-            raise damaged(self._folder, f"row {row} is missing")
-        return records[0]
+    def of_rows(self, rows: Sequence[int]) -> dict[int, Record]:
+        """The images of rows, whether they are live or not."""
+        sql = f"SELECT {_RECORD} FROM images WHERE row = ?"
+        with self._named_damage():
+            # A row that is missing gives None, which is no record.
+            return {row: self._record(self._connection.execute(sql, (row,)).fetchone()) for row in rows}
 
     def records(self, start: int, stop: int) -> list[Record]:
         """The live images of the rows from ``start`` to before ``stop``, in their order."""

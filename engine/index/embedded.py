@@ -218,8 +218,7 @@ class Index:
             with self._reading() as database:
                 # A compaction in between has given other numbers to the rows.
                 if _files_of(database.header) == _files_of(header):
-                    wanted = sorted({int(row) for found in rows for row in found})
-                    records = {row: database.of_row(row) for row in wanted}
+                    records = database.of_rows(sorted(set().union(*(found.tolist() for found in rows))))
                     break
         self._check_sound(vectors, records.values(), header)
         results = []

@@ -24,7 +24,7 @@ def entry(name: str, label: str | None = "x", size: int = 1) -> Entry:
 
 def units(seed: int, count: int, dimension: int = D) -> np.ndarray:
     vectors = np.random.default_rng(seed).normal(size=(count, dimension))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def add(target: Index, seed: int, *names: str) -> None:
@@ -55,7 +55,7 @@ def header(path: Path) -> Header:
 def states(steps: list[list[Any]]) -> list[dict[str, tuple[Entry, bytes]]]:
     """What an index holds before the first operation and after each."""
     held: dict[str, tuple[Entry, bytes]] = {}
-    found = [{}]
+    found: list[dict[str, tuple[Entry, bytes]]] = [{}]
     for name, *arguments in steps:
         if name == "delete":
             held = {n: value for n, value in held.items() if n not in arguments[0]}

@@ -14,6 +14,7 @@ of years after 2262 do not fit 64 bits.
 import os
 import sqlite3
 import stat
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ WAIT = 60.0  # seconds for the write of another process
 
 _TABLES = (
     "CREATE TABLE header (token BLOB, model BLOB, fingerprint BLOB, dimension INTEGER, root BLOB,"
-    " generation INTEGER, rows INTEGER, deaths INTEGER)",
+    " generation INTEGER, rows INTEGER, deaths INTEGER, checksum INTEGER)",
     # A row stays as it is when its image is replaced or removed; `dead` then numbers the deaths from 1.
     "CREATE TABLE images (row INTEGER PRIMARY KEY, id BLOB, label BLOB, height INTEGER, width INTEGER,"
     " bytes INTEGER, mtime_ns TEXT, checksum INTEGER, dead INTEGER)",
@@ -64,6 +65,10 @@ class Header(NamedTuple):
     rows: int = 0
     deaths: int = 0
 
+    def checksum(self) -> int:
+        """CRC-32 of all of it."""
+        return zlib.crc32(ascii(tuple(self)).encode())
+
 
 class Record(NamedTuple):
     """One image: its row in the file of vectors, its entry, and the checksum of both (see ``vectors``)."""
@@ -88,12 +93,15 @@ class Database:
 
     def _read_header(self) -> Header:
         with self._named_damage():
-            ((token, model, fingerprint, dimension, root, *numbers),) = self._query("SELECT * FROM header")
-            header = Header(
-                bytes(token), _text(model), _text(fingerprint), dimension, _text(root), *map(int, numbers)
+            ((token, model, fingerprint, dimension, root, *counts, checksum),) = self._query(
+                "SELECT * FROM header"
             )
-            if not (header.dimension > 0 < header.generation and 0 <= header.deaths <= header.rows < 1 << 48):
-                raise ValueError("impossible counts")
+            texts = _text(model), _text(fingerprint), int(dimension), _text(root)
+            header = Header(token, *texts, *map(int, counts))
+            if checksum != header.checksum():
+                raise ValueError("its header has another checksum")
+            if not 0 <= header.deaths <= header.rows or min(header.dimension, header.generation) < 1:
+                raise ValueError("its header has invalid counts")
         return header
 
     def of_id(self, name: str) -> Record | None:
@@ -197,9 +205,10 @@ class Database:
             raise damaged(self._folder, f"its rows are not the {header.rows} that it should have")
 
     def _set(self, **changes: int) -> None:
+        self.header = Header(**{**self.header._asdict(), **changes})
+        changes["checksum"] = self.header.checksum()
         assignments = ", ".join(f"{name} = ?" for name in changes)
         self._connection.execute(f"UPDATE header SET {assignments}", tuple(changes.values()))
-        self.header = Header(**{**self.header._asdict(), **changes})
 
     def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql, values).fetchall()
@@ -272,9 +281,9 @@ def create(folder: Path, header: Header) -> None:
                 connection.execute(table)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
-            texts = [_bytes(header.model), _bytes(header.fingerprint), header.dimension, _bytes(header.root)]
+            values = [_bytes(value) if isinstance(value, str) else value for value in header]
             connection.execute(
-                "INSERT INTO header VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (header.token, *texts, *header[5:])
+                "INSERT INTO header VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*values, header.checksum())
             )
             connection.execute("COMMIT")
 
@@ -299,6 +308,8 @@ def _connection(folder: Path, verb: str, *, new: bool = False) -> Iterator[sqlit
         ) as connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             yield connection
+    except UnicodeDecodeError as error:  # in the text of SQLite's own error, which quotes what is damaged
+        raise damaged(folder, str(error)) from error
     except sqlite3.Error as error:
         raise _named(folder, verb, error) from error
 

@@ -1,9 +1,7 @@
 """What an index says of its images: any name, label, size and date that a file system allows."""
 
 import os
-import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from index_common import ENGINE, D, add, content, entry, units
 
 from simmap.engine.dataset import find_images
 from simmap.engine.index.check import check_index
-from simmap.engine.index.database import DATABASE
+from simmap.engine.index.database import writing
 from simmap.engine.index.embedded import Index
 from simmap.engine.index.store import Entry
 from simmap.engine.index.update import update_index
@@ -98,13 +96,8 @@ def test_opening_reads_no_rows(tmp_path: Path) -> None:
     target = Index.create(tmp_path / "index", ENGINE, tmp_path)
     add(target, 0, "a")
     rows = 300_000
-    with closing(sqlite3.connect(target.path / DATABASE)) as connection, connection:
-        connection.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-            "INSERT INTO images SELECT i, CAST(i AS BLOB), NULL, 1, 1, 1, '1', 0, NULL FROM n",
-            (rows - 1,),
-        )
-        connection.execute("UPDATE header SET rows = ?", (rows,))
+    with writing(target.path) as database:
+        database.add([entry(str(n)) for n in range(1, rows)], [0] * (rows - 1))
     with (target.path / "vectors-1.f32").open("r+b") as stream:
         stream.truncate(4 * D * rows)
     seconds = []

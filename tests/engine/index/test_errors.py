@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from index_common import ENGINE, D, Run, add, content, entry, files, states, units
+from index_common import ENGINE, D, Run, add, content, entry, files, header, states, units
 
 from common import ARTIFACTS
 from simmap.engine import Engine
 from simmap.engine.errors import DecompositionError, StoreError
 from simmap.engine.index import embedded
 from simmap.engine.index.check import check_index
-from simmap.engine.index.database import DATABASE
+from simmap.engine.index.database import DATABASE, Header
 from simmap.engine.index.embedded import Index
 from simmap.engine.index.store import Entry, identity
 from simmap.engine.index.update import update_index
@@ -71,6 +71,17 @@ def sql(*statements: str) -> Callable[[Path], None]:
     return change
 
 
+def header_with(**changes: int) -> Callable[[Path], None]:
+    """A header that says something else, with the checksum of that."""
+
+    def change(folder: Path) -> None:
+        other = Header(**{**header(folder)._asdict(), **changes})
+        assignments = ", ".join(f"{name} = {value}" for name, value in changes.items())
+        sql(f"UPDATE header SET {assignments}, checksum = {other.checksum()}")(folder)
+
+    return change
+
+
 def bytes_of(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     """Damage of a file, which is another one then: one may not cut a file that is mapped."""
 
@@ -114,15 +125,18 @@ UNREADABLE: list[tuple[Callable[[Path], None], str]] = [
     (sql("CREATE VIEW more AS SELECT 1"), r"is damaged \(it has other tables\)"),
     (sql("DELETE FROM header"), r"index\.sqlite: is damaged \(ValueError"),
     (sql("INSERT INTO header SELECT * FROM header"), r"index\.sqlite: is damaged \(ValueError"),
-    (sql("UPDATE header SET rows = -3"), "is damaged .*impossible counts"),
-    (sql("UPDATE header SET rows = 'many'"), r"index\.sqlite: is damaged \(ValueError"),
-    (sql("UPDATE header SET rows = 1e300"), r"index\.sqlite: is damaged"),
-    (sql("UPDATE header SET dimension = NULL"), r"index\.sqlite: is damaged \(TypeError"),
-    (sql("UPDATE header SET root = 'text'"), r"index\.sqlite: is damaged \(AttributeError"),
-    (sql("UPDATE header SET root = x'ff'"), r"index\.sqlite: is damaged \(UnicodeDecodeError"),
-    (sql("UPDATE header SET deaths = 4"), "is damaged .*impossible counts"),
-    (sql("UPDATE header SET rows = 9"), r"vectors-1\.f32: is damaged, it is shorter than its 9 rows"),
-    (sql("UPDATE header SET generation = 4"), r"vectors-4\.f32: is missing; build the index anew"),
+    *(
+        (sql(f"UPDATE header SET {change}"), r"index\.sqlite: is damaged \(.*\); build the index anew")
+        for change in (
+            "rows = -3", "rows = 2", "rows = 'many'", "rows = 1e300", "dimension = NULL", "dimension = 9",
+            "deaths = 4", "generation = 4", "root = 'text'", "root = x'ff'", "root = x'2f'", "model = 3",
+            "token = NULL", "checksum = 1",
+        )
+    ),
+    (header_with(rows=9), r"vectors-1\.f32: is damaged, it is shorter than its 9 rows"),
+    (header_with(generation=4), r"vectors-4\.f32: is missing; build the index anew"),
+    (header_with(deaths=4), r"index\.sqlite: is damaged \(.*invalid counts\)"),
+    (header_with(dimension=0), r"index\.sqlite: is damaged \(.*invalid counts\)"),
     (folder_at(DATABASE), r"index\.sqlite: is no regular file"),
     (pipe_at(DATABASE), r"index\.sqlite: is no regular file"),
     (bytes_of("vectors-1.f32", lambda b: b[:-1]), r"vectors-1\.f32: is damaged, it is shorter"),

@@ -149,6 +149,8 @@ class Database:
         """Rows of all deaths but the first ``after``."""
         with self._named_damage():
             rows = self._query("SELECT row FROM images WHERE dead IS NOT NULL AND dead > ?", after)
+            if len(rows) != self.header.deaths - after:
+                raise ValueError(f"it has not the {self.header.deaths} dead rows that it should have")
             return [self._check_row(row) for (row,) in rows]
 
     def add(self, entries: Sequence[Entry], checksums: Sequence[int]) -> None:

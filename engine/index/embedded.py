@@ -22,7 +22,7 @@ from . import database as db
 from . import vectors as files
 from .database import DATABASE, Database, Header, Record
 from .scan import CHUNK, QUERIES, candidates, exact_scores
-from .store import Entry, identity, short_identity
+from .store import Entry, MissingImageError, identity, short_identity
 
 COMPACT_ROWS = 1024  # dead rows that are never worth a copy of the live ones
 
@@ -160,14 +160,15 @@ class Index:
         """Entries and unit vectors (n, D) float32 of images, in the order of ``ids``.
 
         Raises:
-            StoreError: an id is not in the index, or its row is damaged.
+            MissingImageError: an id is not in the index.
+            StoreError: the row of an image is damaged.
         """
         with self._reading() as database:
             vectors, records = self._vectors(database.header), []
             for name in ids:
                 record = database.of_id(name)
                 if record is None:
-                    raise StoreError(f"{self.path}: has no image {name!r}")
+                    raise MissingImageError(f"{self.path}: has no image {name!r}")
                 records.append(record)
         self._check_sound(vectors, records, database.header)
         return [record.entry for record in records], np.array(vectors[[record.row for record in records]])

@@ -5,6 +5,7 @@ database image with the region's own query vector instead of one map per databas
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..images.photo import Source
 from ..images.region import region_weights
 from ..results import Mapped, Vector
 from ..types import Array, Box
-from .store import VectorStore
+from .store import MissingImageError, VectorStore
 
 PAGE = 256  # results whose classes are looked up at a time
 
@@ -133,12 +134,12 @@ def search(
                 "nothing; take a larger region"
             )
     own = [store.id_of(s) if isinstance(s, str | Path) and exclude_self else None for s in sources]
-    ranked = _rank(store, np.array(directions), k, per_class=per_class, own=own)
-    results = []
-    for vector, source, direction, ids in zip(queries, sources, directions, ranked, strict=True):
-        hits = _hits(store, ids, decompose.unit(vector.embedding) if region else None)
-        results.append(Found(vector.path, direction, hits, source, tuple(boxes), weights))
-    return results
+    whole = decompose.unit(queries[0].embedding) if region else None
+    found = _find(store, np.array(directions), k, per_class=per_class, own=own, whole=whole)
+    return [
+        Found(vector.path, direction, hits, source, tuple(boxes), weights)
+        for vector, source, direction, hits in zip(queries, sources, directions, found, strict=True)
+    ]
 
 
 def search_embeddings(
@@ -173,10 +174,9 @@ def search_embeddings(
         for one, embedding in zip(names, embeddings, strict=True)
     ]
     vectors = np.array(directions).reshape(-1, store.dimension)
-    ranked = _rank(store, vectors, k, per_class=per_class, own=[None] * len(directions))
+    found = _find(store, vectors, k, per_class=per_class, own=[None] * len(directions))
     return [
-        Found(one, direction, _hits(store, ids, None))
-        for one, direction, ids in zip(names, directions, ranked, strict=True)
+        Found(one, direction, hits) for one, direction, hits in zip(names, directions, found, strict=True)
     ]
 
 
@@ -199,6 +199,23 @@ def read_embeddings(path: str | Path) -> Array:
     ):
         raise ConfigError(f"{path}: must hold one array of floats, (D,) or (m, D)")
     return np.atleast_2d(embeddings)
+
+
+def _find(
+    store: VectorStore,
+    directions: Array,
+    k: int,
+    *,
+    per_class: bool,
+    own: Sequence[str | None],
+    whole: Array | None = None,
+) -> list[tuple[Hit, ...]]:
+    """Hits for each direction; ``whole`` is the only query's unit embedding where scores are a region's."""
+    while True:
+        # An image that another process removes between the two is no longer to be found.
+        with suppress(MissingImageError):
+            ranked = _rank(store, directions, k, per_class=per_class, own=own)
+            return [_hits(store, ids, whole) for ids in ranked]
 
 
 def _rank(
@@ -237,7 +254,7 @@ def _per_class(store: VectorStore, direction: Array, k: int, own: str | None) ->
 
 
 def _hits(store: VectorStore, ranked: Sequence[tuple[str, float]], whole: Array | None) -> tuple[Hit, ...]:
-    """The entries behind ids; ``whole`` is the query's unit embedding where the scores are a region's."""
+    """The entries behind ids."""
     entries, vectors = store.get([name for name, _ in ranked])
     hits = []
     for at, (entry, (name, score)) in enumerate(zip(entries, ranked, strict=True)):

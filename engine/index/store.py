@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..engine import Engine
+from ..errors import StoreError
 from ..types import Array
 
 
@@ -24,6 +25,10 @@ class Entry(NamedTuple):
     width: int
     bytes: int
     mtime_ns: int
+
+
+class MissingImageError(StoreError):
+    """An id that is not in the index, or no longer."""
 
 
 class VectorStore(Protocol):
@@ -51,7 +56,7 @@ class VectorStore(Protocol):
         """Ids and scores of the ``k`` largest inner products with each of ``queries`` (m, D)."""
 
     def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
-        """Entries and vectors (n, D) of images, in the order of ``ids``."""
+        """Entries and vectors (n, D) of images, in the order of ``ids``; MissingImageError without one."""
 
     def entries(self, label: str | None = None) -> list[Entry]:
         """All images, or those of one label."""

@@ -25,6 +25,7 @@ from simmap.engine.dataset import find_images
 from simmap.engine.index import embedded, update
 from simmap.engine.index.check import check_index
 from simmap.engine.index.embedded import Index
+from simmap.engine.index.search import search_embeddings
 from simmap.engine.index.store import Entry
 from simmap.engine.index.update import update_index
 from simmap.engine.options import Options
@@ -72,6 +73,16 @@ def read(say: Say, path: str, seconds: float) -> None:
                 assert name
         assert len(target.entries()) >= 0
     say("read")
+
+
+def find(say: Say, path: str, seconds: float) -> None:
+    """Search for half of the images by an embedding, as fast as it goes, and say how often."""
+    target, until, times = Index(path), time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        (found,) = search_embeddings(target, np.ones((1, target.dimension), np.float32), 100)
+        assert len(found.hits) == 100
+        times += 1
+    say(times)
 
 
 def check(say: Say, path: str, seconds: float) -> None:

@@ -189,6 +189,20 @@ def test_writers_at_the_same_time_lose_and_double_nothing(made: Index, run: Run)
     assert header(made.path).generation > 2
 
 
+def test_a_search_never_fails_for_images_that_another_process_removes(made: Index, run: Run) -> None:
+    names = [f"{n:03d}" for n in range(200)]
+    add(made, 0, *names)
+    steps: list[list[Any]] = []
+    for n in range(60):
+        steps += [
+            ["delete", names[n % 2 :: 2]],
+            ["upsert", [list(entry(x)) for x in names], units(n, 200).tolist()],
+        ]
+    write = {"do": "write", "with": [str(made.path), steps]}
+    done, found = run([write, {"do": "find", "with": [str(made.path), 2.0]}])
+    assert done == [str(n) for n in range(120)] and len(found) == 1 and int(found[0]) > 10
+
+
 def test_builders_at_the_same_time_make_one_index(tmp_path: Path, photos: Path, run: Run) -> None:
     path = tmp_path / "index"
     job = {"do": "build", "with": [str(path), str(ENGINE.model), str(photos)]}

@@ -12,7 +12,10 @@ QUERIES = 256  # that are scored at a time
 def candidates(
     vectors: npt.NDArray[np.float32], hidden: npt.NDArray[np.bool_], queries: Array, k: int
 ) -> list[npt.NDArray[np.intp]]:
-    """Rows that are among the ``k`` best of each query, however float32 products are rounded."""
+    """Rows that are among the ``k`` best of each query, however float32 products are rounded.
+
+    A row that gives NaN counts as the best, so that it hides no other row and whoever reads it is told.
+    """
     count, dimension = queries.shape
     # A sum of D float32 products is off by at most g |q| |v|, g = D u / (1 - D u), u = 2^-24 (Higham,
     # Accuracy and Stability of Numerical Algorithms, eq. 3.5). The k-th best and another may be off in
@@ -24,7 +27,10 @@ def candidates(
     rows = [np.empty(0, np.intp)] * count
     step = max(1, CHUNK // (4 * dimension))
     for start in range(0, len(vectors), step):
-        block = queries @ vectors[start : start + step].T
+        with np.errstate(all="ignore"):
+            block = queries @ vectors[start : start + step].T
+        if np.isnan(block.max(initial=-np.inf)):
+            block[np.isnan(block)] = np.inf
         block[:, hidden[start : start + step]] = -np.inf
         if start == 0 and block.shape[1] > 128 * k:
             # A few of the first rows set a floor that spares sorting most of the others.

@@ -1,10 +1,11 @@
-"""Search an index by a whole image, by a region of it or by an embedding, and picture what was found.
+"""Search an index by a whole image, by a region of it or by an embedding.
 
-Region-specific retrieval is section 4.6 and figure 9 of arXiv 1901.00536, here as one inner product
-a database image with the region's own query vector instead of a map a database image.
+Region-specific retrieval is section 4.6 and figure 9 of arXiv 1901.00536, here as one inner product per
+database image with the region's own query vector instead of one map per database image.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..images.photo import Source
 from ..images.region import region_weights
 from ..results import Mapped, Vector
 from ..types import Array, Box
-from .store import VectorStore
+from .store import MissingImageError, VectorStore
 
 PAGE = 256  # results whose classes are looked up at a time
 
@@ -133,18 +134,25 @@ def search(
                 "nothing; take a larger region"
             )
     own = [store.id_of(s) if isinstance(s, str | Path) and exclude_self else None for s in sources]
-    ranked = _rank(store, np.array(directions), k, per_class=per_class, own=own)
-    found = []
-    for vector, source, direction, hits in zip(queries, sources, directions, ranked, strict=True):
-        matches = _hits(store, hits, decompose.unit(vector.embedding) if region else None)
-        found.append(Found(vector.path, direction, matches, source, tuple(boxes), weights))
-    return found
+    whole = decompose.unit(queries[0].embedding) if region else None
+    found = _find(store, np.array(directions), k, per_class=per_class, own=own, whole=whole)
+    return [
+        Found(vector.path, direction, hits, source, tuple(boxes), weights)
+        for vector, source, direction, hits in zip(queries, sources, directions, found, strict=True)
+    ]
 
 
 def search_embeddings(
     store: VectorStore, embeddings: Array, k: int = 3, *, per_class: bool = False, name: str = "<embedding>"
 ) -> list[Found]:
     """The ``k`` database images of the largest cosine with each of ``embeddings`` (m, D).
+
+    Args:
+        store: the database.
+        embeddings: (m, D) floats.
+        k: how many.
+        per_class: the most similar image of each of the ``k`` most similar classes.
+        name: of the embeddings in results and errors; row i of several is ``name[i]``, counted from 0.
 
     Raises:
         DecompositionError: embeddings of another size, zero, NaN or infinite.
@@ -155,11 +163,20 @@ def search_embeddings(
         raise DecompositionError(
             f"{name}: embeddings are {embeddings.dtype} {embeddings.shape}, must be floats (m, D)"
         )
-    directions = decompose.unit(embeddings.astype(np.float32), name=f"{name}: an embedding")
-    ranked = _rank(store, directions, k, per_class=per_class, own=[None] * len(directions))
+    if embeddings.shape[1] != store.dimension:
+        raise DecompositionError(
+            f"{name}: embeddings have {embeddings.shape[1]} values, those of the index {store.dimension}; "
+            "embed with the model of the index"
+        )
+    names = [name] if len(embeddings) == 1 else [f"{name}[{row}]" for row in range(len(embeddings))]
+    directions = [
+        decompose.unit(embedding.astype(np.float32), name=f"{one}: the embedding")
+        for one, embedding in zip(names, embeddings, strict=True)
+    ]
+    vectors = np.array(directions).reshape(-1, store.dimension)
+    found = _find(store, vectors, k, per_class=per_class, own=[None] * len(directions))
     return [
-        Found(name, direction, _hits(store, hits, None))
-        for direction, hits in zip(directions, ranked, strict=True)
+        Found(one, direction, hits) for one, direction, hits in zip(names, directions, found, strict=True)
     ]
 
 
@@ -184,6 +201,23 @@ def read_embeddings(path: str | Path) -> Array:
     return np.atleast_2d(embeddings)
 
 
+def _find(
+    store: VectorStore,
+    directions: Array,
+    k: int,
+    *,
+    per_class: bool,
+    own: Sequence[str | None],
+    whole: Array | None = None,
+) -> list[tuple[Hit, ...]]:
+    """Hits for each direction; ``whole`` is the only query's unit embedding where scores are a region's."""
+    while True:
+        # An image that another process removes between the two is no longer to be found.
+        with suppress(MissingImageError):
+            ranked = _rank(store, directions, k, per_class=per_class, own=own)
+            return [_hits(store, ids, whole) for ids in ranked]
+
+
 def _rank(
     store: VectorStore, directions: Array, k: int, *, per_class: bool, own: Sequence[str | None]
 ) -> list[list[tuple[str, float]]]:
@@ -192,8 +226,8 @@ def _rank(
         raise ConfigError(f"k is {k}, must be 1 or more")
     if not per_class:
         # One more than asked for, since a query's own image is one at most.
-        found = store.search(directions, k + any(name is not None for name in own))
-        return [[h for h in hits if h[0] != name][:k] for hits, name in zip(found, own, strict=True)]
+        results = store.search(directions, k + any(name is not None for name in own))
+        return [[h for h in hits if h[0] != name][:k] for hits, name in zip(results, own, strict=True)]
     return [_per_class(store, d, k, name) for d, name in zip(directions, own, strict=True)]
 
 
@@ -220,7 +254,7 @@ def _per_class(store: VectorStore, direction: Array, k: int, own: str | None) ->
 
 
 def _hits(store: VectorStore, ranked: Sequence[tuple[str, float]], whole: Array | None) -> tuple[Hit, ...]:
-    """The entries behind ids; ``whole`` is the query's unit embedding where the scores are a region's."""
+    """The entries behind ids."""
     entries, vectors = store.get([name for name, _ in ranked])
     hits = []
     for at, (entry, (name, score)) in enumerate(zip(entries, ranked, strict=True)):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..engine import Engine
+from ..errors import StoreError
 from ..types import Array
 
 
@@ -26,11 +27,19 @@ class Entry(NamedTuple):
     mtime_ns: int
 
 
+class MissingImageError(StoreError):
+    """An id that is not in the index, or no longer."""
+
+
 class VectorStore(Protocol):
     """What a search needs of a database; ``Index`` is the one without a server.
 
     Ids are text, ``upsert`` replaces, a write is visible when it returns, equal scores rank by id.
     """
+
+    @property
+    def dimension(self) -> int:
+        """D of the vectors."""
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -47,7 +56,16 @@ class VectorStore(Protocol):
         """Ids and scores of the ``k`` largest inner products with each of ``queries`` (m, D)."""
 
     def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
-        """Entries and vectors (n, D) of images, in the order of ``ids``."""
+        """Entries and vectors (n, D) of images, in the order of ``ids``; MissingImageError without one."""
+
+    def entries(self, label: str | None = None) -> list[Entry]:
+        """All images, or those of one label."""
+
+    def labels(self) -> dict[str | None, int]:
+        """How many images each label has; None counts those without one."""
+
+    def ids_below(self, path: str | Path) -> list[str]:
+        """Ids of the image with the file ``path``, or of all images in that folder and its sub-folders."""
 
     def check_model(self, engine: Engine) -> None:
         """Raise StoreError if another model than the engine's made the vectors."""

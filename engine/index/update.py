@@ -14,8 +14,7 @@ from ..engine import Engine
 from ..errors import ImageError, SimmapError
 from ..images.photo import Source
 from ..types import Array
-from .embedded import Index
-from .store import Entry
+from .store import Entry, VectorStore
 
 COMMIT_ROWS, COMMIT_SECONDS = 256, 2.0  # of embedding between two writes of a build
 
@@ -38,7 +37,7 @@ class Update:
 
 
 def update_index(
-    index: Index,
+    index: VectorStore,
     engine: Engine,
     items: Sequence[Item],
     *,

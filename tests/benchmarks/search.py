@@ -1,8 +1,8 @@
 """What a search costs beside one matrix product: ``python tests/benchmarks/search.py [--full]``.
 
 Fills an index with random unit vectors of the model's dimension in a temporary folder, and times
-``Index.search`` against NumPy's product of the same queries with the same bytes in memory. The note tells how
-long the index takes to open, and its memory. 100,000 images; with ``--full`` 1,000,000 too.
+``Index.search`` against NumPy's product of the same queries with the same bytes in memory. The note says how
+long the index takes to open, and what memory it then holds. 100,000 images; with ``--full`` 1,000,000 too.
 """
 
 import tempfile
@@ -45,7 +45,7 @@ def searches(count: int, options: Settings) -> Iterator[Row]:
         # In processes of their own, where no memory is left over from making the index.
         with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             opening, memory = zip(*pool.map(measure_opening, [path] * 3, chunksize=1), strict=True)
-        told = f"opens in {np.median(opening):.2f} s, {np.median(memory) / count:.0f} bytes an image"
+        note = f"opens in {1e3 * np.median(opening):.1f} ms, {np.median(memory) / 1e6:.1f} MB"
         index = Index(path)
         for asked in (1, 100):
             queries = rng.standard_normal((asked, engine.contract.dimension), np.float32)
@@ -55,7 +55,7 @@ def searches(count: int, options: Settings) -> Iterator[Row]:
                 lambda q=queries: q @ vectors.T,  # type: ignore[misc]
                 "",
                 options,
-                note=told,
+                note=note,
                 turns=min(options.turns, 7) if options.full else None,
                 wall=True,
             )

@@ -1,4 +1,4 @@
-"""Processes that write and read an index, for ``test_index.py`` to watch and to kill.
+"""Processes that write and read an index, for ``test_processes.py`` to watch and to kill.
 
 Reads requests from stdin, one JSON list of jobs a line. The jobs of a line run at the same time, each in a
 process of its own; the answer is a JSON list with the lines that each wrote. A job is
@@ -23,7 +23,9 @@ import numpy as np
 from simmap.engine import Engine, SimmapError
 from simmap.engine.dataset import find_images
 from simmap.engine.index import embedded, update
+from simmap.engine.index.check import check_index
 from simmap.engine.index.embedded import Index
+from simmap.engine.index.search import search_embeddings
 from simmap.engine.index.store import Entry
 from simmap.engine.index.update import update_index
 from simmap.engine.options import Options
@@ -48,7 +50,10 @@ def write(say: Say, path: str, operations: list[list[Any]]) -> None:
         try:
             if name == "upsert":
                 entries, vectors = arguments
-                target.upsert([Entry(*entry) for entry in entries], np.array(vectors, np.float32))
+                target.upsert(
+                    [Entry(*entry) for entry in entries],
+                    np.array(vectors, np.float32).reshape(-1, target.dimension),
+                )
             elif name == "delete":
                 target.delete(arguments[0])
             else:  # a limit on file sizes fails a write half way, as a full disk does
@@ -70,13 +75,32 @@ def read(say: Say, path: str, seconds: float) -> None:
     say("read")
 
 
+def find(say: Say, path: str, seconds: float) -> None:
+    """Search for half of the images by an embedding, as fast as it goes, and say how often."""
+    target, until, times = Index(path), time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        (found,) = search_embeddings(target, np.ones((1, target.dimension), np.float32), 100)
+        assert len(found.hits) == 100
+        times += 1
+    say(times)
+
+
+def check(say: Say, path: str, seconds: float) -> None:
+    """Verify the index again and again, and say how often."""
+    target, until, times = Index(path), time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        check_index(target)
+        times += 1
+    say(times)
+
+
 def die_at(number: int) -> None:
     """Kill this process when it has executed that many lines of the index's code."""
     left = number
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if Path(frame.f_code.co_filename).name not in ("index.py", "files.py"):
+        if Path(frame.f_code.co_filename).name not in ("embedded.py", "database.py", "vectors.py"):
             return None
         if event == "line":
             left -= 1

@@ -15,6 +15,7 @@ from simmap.engine.errors import ConfigError, DecompositionError, ImageError, St
 from simmap.engine.images.region import load_mask, region_weights
 from simmap.engine.index.embedded import Index
 from simmap.engine.index.search import Found, read_embeddings, search, search_embeddings
+from simmap.engine.index.store import Entry
 from simmap.engine.index.update import update_index
 from simmap.engine.options import Options
 from simmap.engine.results import Embedded
@@ -180,8 +181,6 @@ def test_per_class_looks_beyond_the_first_page_of_one_large_class(tmp_path: Path
     vectors = rng.normal(size=(3000, 8)).astype(np.float32)
     vectors[:2990, 0] += 50  # one class far ahead of the two others
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    from simmap.engine.index.store import Entry
-
     labels = ["many"] * 2990 + ["few"] * 5 + ["fewer"] * 5
     index.upsert([Entry(f"{i:04}.png", label, 1, 1, 1, 1) for i, label in enumerate(labels)], vectors)
     query = np.eye(8, dtype=np.float32)[:1]
@@ -213,7 +212,10 @@ def test_several_queries_find_what_each_finds_alone(shipped: tuple[Engine, Index
         assert [hit.path for hit in one.hits] == [hit.path for hit in alone.hits]
         assert [hit.path for hit in one.hits] == [hit.path for hit in other.hits]
         assert [h.score for h in one.hits] == pytest.approx([h.score for h in alone.hits], abs=1e-6)
-        assert one.name == query and other.name == "<embedding>"
+        assert one.name == query
+    assert [one.name for one in by_vector] == [f"<embedding>[{row}]" for row in range(len(queries))]
+    (single,) = search_embeddings(index, embeddings[:1], name="q.npy")
+    assert single.name == "q.npy"
 
 
 def test_the_report_is_what_the_command_prints(shipped: tuple[Engine, Index], folder: Path) -> None:
@@ -292,10 +294,14 @@ def test_what_cannot_be_searched_for_is_told(
         search(engine, index, [query], mask=np.ones((3, 4)))
     with pytest.raises(StoreError, match="was built by another model"):
         search(opened("avg"), index, [query])
-    with pytest.raises(DecompositionError, match="queries have shape"):
-        search_embeddings(index, np.ones((1, 7), np.float32))
-    with pytest.raises(DecompositionError, match="an embedding is zero"):
-        search_embeddings(index, np.zeros((1, 1280), np.float32))
+    with pytest.raises(DecompositionError, match=r"q\.npy: embeddings have 7 values, .* the index 1280"):
+        search_embeddings(index, np.ones((1, 7), np.float32), name="q.npy")
+    for row, value in ((0, 0), (2, np.nan)):
+        embeddings = np.ones((3, 1280), np.float32)
+        embeddings[row] = value
+        with pytest.raises(DecompositionError, match=rf"q\.npy\[{row}\]: the embedding (is zero|has NaN)"):
+            search_embeddings(index, embeddings, name="q.npy")
+    assert search_embeddings(index, np.empty((0, 1280), np.float32)) == []
     with pytest.raises(DecompositionError, match="must be floats"):
         search_embeddings(index, np.ones((1, 1280), np.int64))
     with pytest.raises(ConfigError, match=r"none\.npy: no such file"):

@@ -1,0 +1,77 @@
+"""Verify all of an index: its database, and the vector and entry of each image."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import StoreError, printable
+from . import vectors as files
+from .database import reading
+from .embedded import Index
+
+ROWS = 4096  # that are verified between two reads of the database
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What ``check_index`` verified.
+
+    Attributes:
+        images: whose vectors and entries are as they were written.
+        rows: of the file of vectors, those of replaced and removed images among them.
+        bytes: of the vectors of these rows.
+    """
+
+    images: int
+    rows: int
+    bytes: int
+
+    def data(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return asdict(self)
+
+
+def check_index(index: Index, *, on_progress: Callable[[int, int], None] | None = None) -> Checked:
+    """Verify the database by SQLite's own check, and the checksum, finiteness and length of each vector.
+
+    Others may read and write meanwhile; what is written after the start is not verified.
+
+    Args:
+        index: what to verify.
+        on_progress: called with the rows verified and their total.
+
+    Raises:
+        StoreError: something is damaged; names it, or the first image and how many.
+    """
+    while True:
+        checked = _check(index, on_progress)
+        if checked is not None:
+            return checked
+
+
+def _check(index: Index, on_progress: Callable[[int, int], None] | None) -> Checked | None:
+    """None if a compaction has renumbered the rows meanwhile."""
+    with reading(index.path) as database:
+        database.check()
+        header = database.header
+        path = files.path_of(index.path, header.generation)
+        vectors = files.map_rows(path, header.rows, header.dimension).rows
+    images, damaged, first = 0, 0, ""
+    for start in range(0, header.rows, ROWS):
+        stop = min(start + ROWS, header.rows)
+        with reading(index.path) as database:
+            if database.header[:6] != header[:6]:
+                return None
+            records = database.records(start, stop)
+        for row, entry, checksum in records:
+            if not files.is_sound(vectors[row], entry, checksum):
+                damaged += 1
+                first = first or f"{printable(entry.id)} (row {row})"
+        images += len(records)
+        if on_progress is not None:
+            on_progress(stop, header.rows)
+    if damaged:
+        raise StoreError(
+            f"{path}: {damaged} of {images} images are damaged, first {first}; build the index anew"
+        )
+    return Checked(images, header.rows, vectors.nbytes)

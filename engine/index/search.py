@@ -67,6 +67,7 @@ class Found:
         hits: best first.
         source: the query, or None for an embedding.
         boxes: (x, y, w, h) of the region in photo pixels.
+        mask: (h, w) of the region, true inside; None without one.
         weights: (H, W), the share of each cell inside the region; None for the whole image.
         matches: the maps of each hit, None for one whose file is gone; None without ``explain``.
         geometry: where the network's input lies on the query, if there are maps and a query.
@@ -77,6 +78,7 @@ class Found:
     hits: tuple[Hit, ...]
     source: Source | None = None
     boxes: tuple[Box, ...] = ()
+    mask: npt.NDArray[np.bool_] | None = None
     weights: npt.NDArray[np.float32] | None = None
     matches: tuple[Match | None, ...] | None = None
     geometry: Geometry | None = None
@@ -137,7 +139,8 @@ def search(
     found = []
     for vector, source, direction, hits in zip(queries, sources, directions, ranked, strict=True):
         matches = _hits(store, hits, decompose.unit(vector.embedding) if region else None)
-        found.append(Found(vector.path, direction, matches, source, tuple(boxes), weights))
+        inside = None if mask is None else mask != 0
+        found.append(Found(vector.path, direction, matches, source, tuple(boxes), inside, weights))
     return found
 
 

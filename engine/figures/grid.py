@@ -104,8 +104,9 @@ def grid(rows: Sequence[Row], options: Options, *, heading: str = "", total: str
             cells = [padded(cell, tallest, cell.shape[1] + gap) for cell in cells]
             add(np.concatenate(cells, axis=1)[:, :-gap], ROW_GAP)
         later = {panel.scale for other in rows[at + 1 :] for stack in other.stacks for panel in stack}
-        for name in [name for name in names if name in pending and name not in later]:
-            add(pending.pop(name).draw(layout, width, options.opacity), ROW_GAP)
+        below = [pending.pop(name) for name in names if name in pending and name not in later]
+        if below:
+            add(_side_by_side(below, layout, width, options.opacity), ROW_GAP)
     body = np.concatenate(bands) if bands else np.full((1, width, 3), PAPER, np.uint8)
     pixels = np.pad(body, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
     return Grid(pixels, tuple(places))
@@ -115,6 +116,15 @@ def stack_pictures(pictures: Sequence[Pixels]) -> Pixels:
     """Pictures uint8 RGB (h, w, 3) below one another on white."""
     width = max(picture.shape[1] for picture in pictures)
     return np.concatenate([padded(picture, len(picture), width) for picture in pictures])
+
+
+def _side_by_side(legends: Sequence[Legend], layout: Layout, width: int, opacity: float) -> Pixels:
+    share = (width + layout.px(GAP)) // len(legends) - layout.px(GAP)
+    if share < layout.px(BESIDE):
+        return np.concatenate([legend.draw(layout, width, opacity) for legend in legends])
+    drawn = [legend.draw(layout, share, opacity) for legend in legends]
+    tallest = max(map(len, drawn))
+    return np.concatenate([padded(one, tallest, share + layout.px(GAP)) for one in drawn], axis=1)[:, :width]
 
 
 def _cells(
@@ -155,24 +165,26 @@ def _cells(
     return cells, places
 
 
-def _legends(rows: Sequence[Row], options: Options, total: str) -> dict[str, Legend]:
+def _legends(rows: Sequence[Row], options: Options, sums_to: str) -> dict[str, Legend]:
     """The legend of each scale that a map has, by its name."""
     scales: dict[str, list[Panel]] = {}
     for panel in (panel for row in rows for stack in row.stacks for panel in stack if panel.map is not None):
         scales.setdefault(panel.scale, []).append(panel)
     legends = {}
+    negative = any((panel.map < 0).any() for own in scales.values() for panel in own if panel.map is not None)
     for name, panels in scales.items():
-        counted = [panel.map for panel in panels if panel.sets_scale]
         maps = [panel.map for panel in panels if panel.map is not None]
+        counted = [panel.map for panel in panels if panel.sets_scale]
         scale = shared_scale(counted or maps) if options.scale is None else options.scale
         check_scale(scale)
-        negative = any((values < 0).any() for values in maps)
-        enclosed = ("the positive contributions" if negative else total) if options.contours else ""
         clipped = any((np.abs(values) > scale).any() for values in maps)
-        notes = _notes(panels)
-        if clipped and options.scale is None:
-            notes = ["near duplicates of the query do not set the scale", *notes]
-        legends[name] = Legend(scale, negative, clipped, name, enclosed, notes)
+        notes = ["near duplicates of the query do not set the scale"] if clipped and not options.scale else []
+        total = ""
+        if name == list(scales)[-1]:  # what all legends have in common stands in the last one
+            notes += _notes([panel for own in scales.values() for panel in own])
+            if options.contours:
+                total = "the positive contributions" if negative else sums_to
+        legends[name] = Legend(scale, any((values < 0).any() for values in maps), clipped, name, total, notes)
     return legends
 
 

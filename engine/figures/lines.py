@@ -7,7 +7,7 @@ import numpy.typing as npt
 from ..types import Pixels
 
 LIGHT, DARK = (255, 255, 255), (25, 25, 28)
-DASH, HOLE = 5.0, 4.0  # of a dashed line, in its widths
+DASH, HOLE = 7.0, 5.0  # of a dashed line, in its widths
 FRACTION = 4  # bits of a pixel's place that OpenCV gets
 
 Points = npt.NDArray[np.float64]

@@ -20,8 +20,7 @@ from .scale import check_map, check_scale
 PADDING = (205, 205, 208)
 DIMMED = 0.4  # of the light outside what the network saw
 WIDEST, NARROWEST = 2.2, 0.55  # a panel's width over its height, and a column's over that of its panels
-# A panel's longer side over the unit of its contours, and over the width of an outline.
-LINE_SIDE, OUTLINE_SIDE = 480, 220
+OUTLINE = 1.8  # of an outline's light and dark line each, in the unit of the picture
 THINNEST = 1 / 15  # of a side over panel_height: a photo of 1 x 1000 pixels is drawn as a band, not a hair
 
 
@@ -98,6 +97,7 @@ def overlay(
     width: int | None = None,
     opacity: float = 0.6,
     contours: bool = True,
+    unit: float = 1.0,
 ) -> Pixels:
     """The photo under its map, at the size of the picture.
 
@@ -108,6 +108,7 @@ def overlay(
             the panel has in a grid of that ``panel_height``: in the canvas's shape, lower for a panorama.
         opacity: how much of the photo's contrast the heat covers at full scale, in (0, 1].
         contours: draw lines around the fewest places that make half and 80 % of the map's positive part.
+        unit: of the widths of lines: the picture's width over 1000 pixels.
 
     Returns:
         uint8 RGB (height, width, 3). Outside what the network saw the photo is dimmed; padding that the
@@ -145,8 +146,8 @@ def overlay(
         if photo not in (whole, field):
             draw_frame(picture, photo, 1)
         if contours:
-            draw_contours(picture, panel.map, field, max(height, width) / LINE_SIDE)
-    thickness = max(2, round(max(height, width) / OUTLINE_SIDE))
+            draw_contours(picture, panel.map, field, unit)
+    thickness = max(2, round(OUTLINE * unit))
     for box in panel.boxes:
         draw_frame(picture, view.rectangle(box), thickness)
     if panel.mask is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..types import Pixels
+from .cielab import lightness, to_srgb
 
 # (L*, chroma, hue in degrees) at equal steps from 0 to the whole of the scale. Grey, red, orange, yellow:
 # without the purple of inferno and magma, which reads as a little of the blue that speaks against.
@@ -63,15 +64,8 @@ def _heat_table(opacity: float) -> npt.NDArray[np.uint32]:
         axes = lightness, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
         at = np.linspace(0, 1, len(ramp))
         lab[half] = np.stack([np.interp(strength[half], at, axis) for axis in axes], axis=-1)[:, None]
-    relief = _grey_lightness() / 100 - 0.5
+    relief = lightness(np.arange(256, dtype=np.uint8)) / 100 - 0.5
     lab[..., 0] += (RELIEF * (1 - opacity * strength))[:, None] * relief
     table = np.full((*lab.shape[:2], 4), 255, np.uint8)
-    table[..., :3] = np.rint(np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1) * 255)
+    table[..., :3] = to_srgb(lab)
     return table.view(np.uint32).reshape(-1)
-
-
-def _grey_lightness() -> npt.NDArray[np.float64]:
-    """(256,): L* of each sRGB grey; OpenCV's own conversion spends 90 ms on its first call."""
-    value = np.linspace(0, 1, 256)
-    light = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return np.where(light <= (6 / 29) ** 3, light * (29 / 3) ** 3, 116 * np.cbrt(light) - 16)

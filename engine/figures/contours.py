@@ -5,6 +5,7 @@ encloses exactly those that count. A level line of the upscaled map would be smo
 cells and cannot separate equal values.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,12 +31,13 @@ def draw_contours(picture: Pixels, values: npt.NDArray[Any], field: Corners, uni
     cell = np.array([(x1 - x0) / width, (y1 - y0) / height])
     for share in SHARES:
         line_width = max(1.0, WIDTH[share] * unit)
-        inset = 1.5 * line_width  # so that a line along the picture's edge stays inside
+        inset = math.floor(1.5 * line_width) + 0.5  # so that a line along the picture's edge stays inside
+        low, high = np.array([x0, y0]) + inset, np.array([x1, y1]) - inset
         lines = []
         for loop in cell_outlines(fewest_places(values, share)):
-            points = np.array([x0, y0]) + _rounded(np.array(loop) * cell, ROUNDING * cell.min())
-            low, high = np.array([x0, y0]) + inset, np.array([x1, y1]) - inset
-            lines.append(np.clip(points, low, np.maximum(low, high)))
+            # On the middles of pixels, where a thin line is sharp.
+            corners = np.floor(np.array([x0, y0]) + np.array(loop) * cell) + 0.5
+            lines.append(_rounded(np.clip(corners, low, np.maximum(low, high)), ROUNDING * cell.min()))
         draw_lines(picture, lines, line_width, dashed=share != 0.5)
 
 

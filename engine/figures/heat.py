@@ -60,8 +60,8 @@ def _heat_table(opacity: float) -> npt.NDArray[np.uint32]:
     strength = np.abs(np.linspace(-1, 1, 2 * STEPS + 1))
     lab = np.empty((2 * STEPS + 1, 256, 3), np.float32)
     for ramp, half in ((AGAINST, slice(0, STEPS)), (FOR, slice(STEPS, None))):
-        lightness, chroma, hue = np.transpose(ramp)
-        axes = lightness, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
+        light, chroma, hue = np.transpose(ramp)
+        axes = light, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
         at = np.linspace(0, 1, len(ramp))
         lab[half] = np.stack([np.interp(strength[half], at, axis) for axis in axes], axis=-1)[:, None]
     relief = lightness(np.arange(256, dtype=np.uint8)) / 100 - 0.5

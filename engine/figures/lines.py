@@ -25,6 +25,21 @@ def draw_frame(picture: Pixels, rectangle: tuple[int, int, int, int], thickness:
             left, top, right, bottom = left + 1, top + 1, right - 1, bottom - 1
 
 
+def outline_region(picture: Pixels, inside: npt.NDArray[np.bool_], thickness: int) -> None:
+    """As ``draw_frame``, along the inner edge of a region (h, w) of the picture."""
+    kernel = np.ones((3, 3), np.uint8)
+    for colour in (LIGHT, DARK):
+        rest = cv2.erode(
+            inside.astype(np.uint8),
+            kernel,
+            iterations=thickness,
+            borderType=cv2.BORDER_CONSTANT,
+            borderValue=(0.0,),
+        ).astype(bool)
+        picture[inside & ~rest] = colour
+        inside = rest
+
+
 def draw_lines(
     picture: Pixels, lines: list[Points], width: float, *, closed: bool = True, dashed: bool = False
 ) -> None:
@@ -33,7 +48,7 @@ def draw_lines(
         lines, closed = [dash for line in lines for dash in _dashes(line, width, closed=closed)], False
     places = [np.rint((line - 0.5) * (1 << FRACTION)).astype(np.int32) for line in lines]
     core = max(1, round(width))
-    for colour, thickness in ((DARK, core + 2 * max(1, round(width / 3))), (LIGHT, core)):
+    for colour, thickness in ((DARK, core + max(1, round(width / 2))), (LIGHT, core)):
         cv2.polylines(picture, places, closed, colour, thickness, cv2.LINE_AA, FRACTION)
 
 

@@ -14,7 +14,7 @@ from ..images.geometry import Geometry
 from ..types import Corners, Pixels
 from .contours import draw_contours
 from .heat import apply_heat
-from .lines import draw_frame, draw_lines
+from .lines import draw_frame, outline_region
 from .scale import check_map, check_scale
 
 PADDING = (205, 205, 208)
@@ -152,10 +152,7 @@ def overlay(
         draw_frame(picture, view.rectangle(box), thickness)
     if panel.mask is not None:
         inside = _resize(panel.mask.astype(np.uint8) * 255, bottom - top, right - left) >= 128
-        edges, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        # The middles of the pixels along the edge, each (n, 1, 2).
-        lines = [edge[:, 0] + np.array([left + 0.5, top + 0.5]) for edge in edges]
-        draw_lines(picture, lines, thickness)
+        outline_region(picture[top:bottom, left:right], inside, thickness)
     return picture
 
 

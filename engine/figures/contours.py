@@ -88,7 +88,10 @@ def _rounded(corners: Points, radius: float) -> Points:
     for before, here, end in zip(
         np.roll(corners, 1, axis=0), corners, np.roll(corners, -1, axis=0), strict=True
     ):
-        start = here + (before - here) * radius / np.abs(before - here).sum()
-        stop = here + (end - here) * radius / np.abs(end - here).sum()
+        # On a panel a few pixels wide a side may have no length.
+        start, stop = (
+            here + side * min(radius / max(np.abs(side).sum(), 1e-9), 0.5)
+            for side in (before - here, end - here)
+        )
         points += [(1 - t) ** 2 * start + 2 * t * (1 - t) * here + t**2 * stop for t in steps]
     return np.array(points)

@@ -250,6 +250,29 @@ def contributions(embedding: Array, other: Array) -> tuple[npt.NDArray[np.intp],
     return order, products[order]
 
 
+def fewest_places(values: Array, share: float) -> npt.NDArray[np.bool_]:
+    """The fewest places that together make a share of what speaks for similarity.
+
+    Places are taken in order of their contribution, the largest first, until their sum reaches ``share``
+    of the sum of all positive ones; of equal contributions the first in reading order is taken. Where no
+    place speaks against, that is a share of the score less its residual.
+
+    Args:
+        values: (H, W), a map.
+        share: in (0, 1].
+
+    Returns:
+        (H, W), true at these places; none where nothing is positive.
+    """
+    flat = np.maximum(values.reshape(-1).astype(np.float64), 0)
+    order = np.argsort(-flat, kind="stable")
+    running = np.cumsum(flat[order])
+    count = int(np.searchsorted(running, share * running[-1])) + 1 if running[-1] > 0 else 0
+    inside = np.zeros(flat.shape, bool)
+    inside[order[:count]] = True
+    return inside.reshape(values.shape)
+
+
 def point_map(
     parts: Array, embedding: Array, other_parts: Array, other_embedding: Array, y: int, x: int
 ) -> Array:

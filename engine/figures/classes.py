@@ -1,15 +1,15 @@
 """The picture of a class: its images, the most typical first, each under its mean map."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..analysis.classes import ClassMaps
 from ..images.decode import load
 from ..options import Options
 from ..types import Pixels
-from .draw import grid
 from .figure import Figure
+from .grid import Row, grid
+from .names import short_names
 from .panel import Panel
 
 COLUMNS, SHOWN = 6, 60  # of a grid of class maps: its columns, and the images that it shows at most
@@ -52,13 +52,14 @@ class ClassFigure(Figure):
         maps, options, heading = self.maps, self.options, self.heading
         if len(maps.images) > SHOWN:
             heading = f"{heading} ({SHOWN} most typical of {len(maps.images)})".strip()
-        panels = []
+        names = short_names(image.path for image in maps.images)
+        stacks = []
         for i in maps.order()[:SHOWN]:
             photo, image = load(maps.sources[i], max_pixels=options.max_pixels), maps.images[i]
             caption = f"cohesion {maps.cohesion[i]:.3f}"
-            title = Path(image.path).name
-            panels.append(Panel(photo.pixels, maps.maps[i], image.geometry, title=title, caption=caption))
-        columns = min(COLUMNS, max(2, round(len(panels) ** 0.5)))
-        rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-        side = max(120, min(options.panel_height, 1600 // columns))
-        return grid(rows, heading=heading, panel_height=side, opacity=options.opacity)
+            title = names[image.path]
+            stacks.append([Panel(photo.pixels, maps.maps[i], image.geometry, title=title, caption=caption)])
+        columns = min(COLUMNS, max(2, round(len(stacks) ** 0.5)))
+        rows = [Row(stacks[i : i + columns]) for i in range(0, len(stacks), columns)]
+        options = replace(options, panel_height=max(120, min(options.panel_height, 1600 // columns)))
+        return grid(rows, options, heading=heading, total="the map's sum").pixels

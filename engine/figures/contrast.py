@@ -1,15 +1,16 @@
 """The picture of one query under several models."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from ..analysis.contrast import Contrast
 from ..images.decode import load
 from ..options import Options
 from ..types import Pixels
-from .draw import grid
 from .figure import Figure
+from .grid import Row, grid
+from .names import short_names
 from .panel import Panel
 
 
@@ -60,36 +61,37 @@ class ContrastFigure(Figure):
             ImageError: a photo can no longer be read.
         """
         photo, options = self.contrast.photo, self.options
-        rows, titles, kinds = [], [], []
-        for row in self.contrast.rows:
-            panels = []
-            for candidate in row.candidates:
-                other = load(candidate.source, max_pixels=options.max_pixels)
-                name = Path(candidate.image.path).name
-                if candidate.label is not None:
-                    name = f"{candidate.label}/{name}"
-                score = f"cosine {candidate.score:.3f}"
-                panels.append(Panel(photo.pixels, candidate.maps[0], row.query.geometry, title="query"))
-                panels.append(
-                    Panel(
-                        other.pixels, candidate.maps[1], candidate.image.geometry, title=name, caption=score
-                    )
+        results = self.contrast.rows
+        names = short_names([photo.name, *(one.image.path for row in results for one in row.candidates)])
+        kinds = [
+            f"{row.pooling} pooling, {row.query.parts.shape[0]} x {row.query.parts.shape[1]} cells"
+            for row in results
+        ]
+        rows = []
+        for row, kind in zip(results, kinds, strict=True):
+            scale = kind if len(set(kinds)) > 1 else ""
+            stacks = []
+            for one in row.candidates:
+                other = load(one.source, max_pixels=options.max_pixels)
+                name = names[one.image.path]
+                # The label is the folder, unless a file of labels says otherwise.
+                if one.label is not None and one.label not in PurePath(name).parts:
+                    name = f"{one.label}: {name}"
+                score = f"cosine {one.score:.3f}"
+                query, values = row.query.geometry, one.maps
+                stacks.append([Panel(photo.pixels, values[0], query, title="query", scale=scale)])
+                candidate = Panel(
+                    other.pixels, values[1], one.image.geometry, title=name, caption=score, scale=scale
                 )
+                stacks.append([candidate])
             facts = []
             if row.recall_at_1 is not None:
                 facts.append(f"recall@1 {row.recall_at_1:.3f}")
             if row.correlation is not None:
                 facts.append(f"maps correlate {row.correlation:.3f} with the row above")
-            rows.append(panels)
-            titles.append(": ".join([row.name, ", ".join(facts)] if facts else [row.name]))
-            height, width = row.query.parts.shape[:2]
-            kinds.append(f"{row.pooling} pooling, {height} x {width} cells")
-        side = max(120, min(options.panel_height, 1800 // max(len(rows[0]), 1)))
-        return grid(
-            rows,
-            heading=f"query {Path(photo.name).name}",
-            panel_height=side,
-            opacity=options.opacity,
-            row_titles=titles,
-            row_scales=kinds if len(set(kinds)) > 1 else (),
+            rows.append(Row(stacks, ": ".join([row.name, ", ".join(facts)] if facts else [row.name])))
+        options = replace(
+            options, panel_height=max(120, min(options.panel_height, 1800 // max(len(rows[0].stacks), 1)))
         )
+        total = "the score" if all(row.query.bias is None for row in results) else "the map's sum"
+        return grid(rows, options, heading=f"query {names[photo.name]}", total=total).pixels

@@ -1,22 +1,26 @@
 """The picture of searches: each query and what was found for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import ImageError
 from ..images.decode import load
+from ..images.geometry import Geometry
 from ..index.search import Found, Hit, Match
 from ..options import Options
-from ..types import Pixels
-from .draw import grid
+from ..types import Array, Pixels
 from .figure import Figure
+from .grid import Row, grid
+from .names import short_names
 from .panel import Panel
 
 COLUMNS = 6  # results side by side
+DUPLICATE = 0.99  # a cosine from which on a result is the query again, whose map would wash out the others
+ROUNDING = 1e-3  # between a map's sum and a score that an index has computed
+GONE: Pixels = np.full((300, 300, 3), 225, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -43,79 +47,90 @@ class SearchFigure(Figure):
     def picture(self) -> Pixels:
         """The picture, uint8 RGB (h, w, 3).
 
-        Each search has the query under its map against each result, and below the results under theirs
-        against the query, or against its region. A result whose photo is gone is said to be.
+        Each search has the query, and for each result the query under its map against it above the result
+        under its map against the query, or against the query's region. A result whose photo is gone is named.
 
         Raises:
             ImageError: a query can no longer be read.
         """
-        columns = max([1, *(min(len(one.hits), COLUMNS) for one in self.found)])
-        rows: list[list[Panel]] = []
-        titles: list[str] = []
-        scales: list[str] = []
-        several = len({one.weights is None for one in self.found}) > 1
-        for one in self.found:
-            for start in range(0, max(len(one.hits), 1), COLUMNS):
-                above, below = self._block(one, slice(start, start + COLUMNS))
-                rows += [above, below] if above else [below]
-                region = "" if one.weights is None else ", ranked by the region"
-                titles += [f"{Path(one.name).name}{region}" if start == 0 else "", ""][: 2 if above else 1]
-                whole = "of whole images" if several else ""
-                names = (
-                    [whole, whole] if one.weights is None else ["of the region", "of results to the region"]
-                )
-                scales += names if above else names[1:]
-        options = self.options
-        side = max(120, min(options.panel_height, 1800 // (columns + 1)))
-        return grid(
-            rows,
-            heading=self.heading,
-            panel_height=side,
-            opacity=options.opacity,
-            row_titles=titles,
-            row_scales=scales,
+        names = short_names(
+            [*(one.name for one in self.found), *(hit.path for one in self.found for hit in one.hits)]
         )
+        several = len({one.weights is None for one in self.found}) > 1
+        rows = []
+        for one in self.found:
+            whole = "of whole images" if several else ""
+            scales = (whole, whole) if one.weights is None else ("of the region", "of results to the region")
+            region = "" if one.weights is None else ", ranked by the region"
+            for start in range(0, max(len(one.hits), 1), COLUMNS):
+                stacks = self._stacks(one, slice(start, start + COLUMNS), names, scales)
+                rows.append(Row(stacks, f"{names[one.name]}{region}" if start == 0 else ""))
+        options = self.options
+        columns = max([1, *(min(len(one.hits), COLUMNS) for one in self.found)])
+        side = max(120, min(options.panel_height, 1800 // (columns + 1)))
+        total = "the score" if all(map(_sums_to_score, self.found)) else "the map's sum"
+        return grid(rows, replace(options, panel_height=side), heading=self.heading, total=total).pixels
 
-    def _block(self, found: Found, part: slice) -> tuple[list[Panel], list[Panel]]:
-        """The query's panels and the results' panels, column by column."""
-        above: list[Panel] = []
-        below: list[Panel] = []
+    def _stacks(
+        self, found: Found, part: slice, names: dict[str, str], scales: tuple[str, str]
+    ) -> list[list[Panel]]:
+        """The query, then a stack for each result."""
+        stacks: list[list[Panel]] = []
         outlines = tuple((x, y, x + w, y + h) for x, y, w, h in found.boxes)
         photo = None
         if found.source is not None:
             photo = load(found.source, max_pixels=self.options.max_pixels)
-            above.append(Panel(photo.pixels, None, found.geometry, title="query", boxes=outlines))
-            below.append(Panel(np.full_like(photo.pixels, 255)))
+            query = Panel(photo.pixels, None, found.geometry, title="query", boxes=outlines, mask=found.mask)
+            stacks.append([query])
         matches = found.matches or (None,) * len(found.hits)
         for hit, match in zip(found.hits[part], matches[part], strict=True):
-            title = f"{hit.rank}. {hit.label or Path(hit.path).name}"
+            title = f"{hit.rank}. {names[hit.path] if hit.label is None else hit.label}"
             score = f"cosine {hit.score:.3f}"
             if hit.region_score is not None:
                 score = f"region {hit.region_score:.3f} of {hit.score:.3f}"
-            shown = self._result(hit, match)
-            if shown is None:
-                blank = np.full((300, 300, 3), 225, np.uint8)
-                if photo is not None:
-                    above.append(Panel(blank, title=title, caption=score))
-                below.append(Panel(blank, title="the file is gone", caption=Path(hit.path).name))
-                continue
-            if photo is None:
-                below.append(Panel(*shown, title=title, caption=score))
-                continue
-            asked = None if match is None else match.query
-            above.append(
-                Panel(photo.pixels, asked, found.geometry, title=title, caption=score, boxes=outlines)
+            pixels, values, geometry = self._result(hit, match)
+            name = names[hit.path] if pixels is not None else f"the file is gone: {names[hit.path]}"
+            shown = Panel(
+                GONE if pixels is None else pixels,
+                values,
+                geometry,
+                title=title if photo is None else "",
+                caption=f"{score}, {name}" if photo is None else name,
+                scale=scales[1],
+                sets_scale=hit.score < DUPLICATE,
             )
-            below.append(Panel(*shown, caption=Path(hit.path).name))
-        return above, below
+            if photo is None:
+                stacks.append([shown])
+                continue
+            asked = Panel(
+                photo.pixels,
+                None if match is None else match.query,
+                found.geometry,
+                title=title,
+                caption=score,
+                boxes=outlines,
+                mask=found.mask,
+                scale=scales[0],
+                sets_scale=hit.score < DUPLICATE,
+            )
+            stacks.append([asked, shown])
+        return stacks
 
-    def _result(self, hit: Hit, match: Match | None) -> tuple[Any, Any, Any] | None:
+    def _result(self, hit: Hit, match: Match | None) -> tuple[Pixels | None, Array | None, Geometry | None]:
         """Pixels, map and geometry of a hit; None where its photo cannot be read any more."""
         try:
             pixels = load(hit.path, max_pixels=self.options.max_pixels).pixels
         except ImageError:
-            return None
+            return None, None, None
         return (pixels, None, None) if match is None else (pixels, match.hit.map, match.hit.geometry)
+
+
+def _sums_to_score(found: Found) -> bool:
+    """Whether the maps' sums are cosines: neither those of a region nor less what a bias gives."""
+    pairs = zip(found.hits, found.matches or (), strict=False)
+    return all(
+        abs(float(match.hit.map.sum()) - hit.score) < ROUNDING for hit, match in pairs if match is not None
+    )
 
 
 def _data(found: Found) -> dict[str, Any]:

@@ -1,15 +1,21 @@
 """The picture of a pair: both photos, both maps on one scale, and what one cell matches."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from ..options import Options
 from ..results import Pair
-from ..types import Pixels
-from .draw import grid, stack
+from ..types import Corners, Pixels
 from .figure import Figure
-from .panel import Panel
+from .grid import Rectangle, Row, grid, stack_pictures
+from .layout import READ_AT
+from .links import Link, draw_links
+from .names import short_names
+from .panel import Panel, View
+
+MATCHES = 5  # of a cell, that are drawn
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,9 @@ class PairFigure(Figure):
 
     Attributes:
         pair: the images and where their score comes from.
-        point: (y, x) of a cell on the first image's map; adds a row that shows this cell and what it
-            matches in the second image.
+        point: (y, x) of a cell on the first image's map, from 0; adds a row that shows this cell, what it
+            matches in the second image, and lines to its best matches. The picture counts rows and columns
+            from 1.
         options: size and strength of what is drawn.
     """
 
@@ -28,7 +35,7 @@ class PairFigure(Figure):
     options: Options = field(default_factory=Options)
 
     def data(self) -> dict[str, Any]:
-        """Score, residuals and maps; with a point, its cell and map.
+        """Score, residuals and maps; with a point, its cell, its map and its best matches, as [y, x] from 0.
 
         Raises:
             DecompositionError: the point is outside the map.
@@ -47,6 +54,7 @@ class PairFigure(Figure):
             report["point"] = {
                 "cell": list(self.point),
                 "map": pair.point(0, *self.point).tolist(),
+                "matches": [list(cell) for cell in self._matches(*self.point)],
             }
         return report
 
@@ -57,42 +65,65 @@ class PairFigure(Figure):
             DecompositionError: the point is outside the map.
         """
         pair = self.pair
-        photos, overlays = [], []
+        names = short_names(photo.name for photo in pair.photos)
+        stacks = []
         for photo, embedded, values, rest in zip(
             pair.photos, pair.images, pair.maps, pair.residuals, strict=True
         ):
             caption = f"the map sums to {values.sum():.3f}"
             if embedded.bias is not None:
                 caption += f", the bias gives {rest:.3f}"
-            photos.append(Panel(photo.pixels, None, embedded.geometry, title=Path(photo.name).name))
-            overlays.append(Panel(photo.pixels, values, embedded.geometry, caption=caption))
-        picture = grid(
-            [photos, overlays],
-            heading=f"cosine similarity {pair.score:.3f}",
-            panel_height=self.options.panel_height,
-            opacity=self.options.opacity,
-        )
-        return picture if self.point is None else stack([picture, self._point_row(*self.point)])
+            plain = Panel(photo.pixels, None, embedded.geometry, title=names[photo.name])
+            stacks.append([plain, Panel(photo.pixels, values, embedded.geometry, caption=caption)])
+        total = "the score" if pair.images[0].bias is None else "the map's sum"
+        heading = f"cosine similarity {pair.score:.3f}"
+        picture = grid([Row(stacks)], self.options, heading=heading, total=total).pixels
+        return picture if self.point is None else stack_pictures([picture, self._point_picture(*self.point)])
 
-    def _point_row(self, y: int, x: int) -> Pixels:
-        """A row of its own, since a point's map has a scale of its own."""
+    def _matches(self, y: int, x: int) -> list[tuple[int, int]]:
+        """The cells of the second image that cell (y, x) of the first matches best, best first."""
+        values = self.pair.point(0, y, x)
+        order = np.argsort(-values, axis=None, kind="stable")[:MATCHES]
+        cells = [divmod(int(at), values.shape[1]) for at in order]
+        return [cell for cell in cells if values[cell] > 0]
+
+    def _point_picture(self, y: int, x: int) -> Pixels:
+        """The cell, its map on the other image and its best matches, on a scale of its own."""
         pair = self.pair
         values = pair.point(0, y, x)
         here, there = pair.images
         box = here.geometry.cell_box(y, x, *here.parts.shape[:2])
-        return grid(
-            [
-                [
-                    Panel(pair.photos[0].pixels, None, here.geometry, caption=f"cell {y}, {x}", boxes=(box,)),
-                    Panel(
-                        pair.photos[1].pixels,
-                        values,
-                        there.geometry,
-                        caption=f"the map sums to {values.sum():.4f}",
-                    ),
-                ]
-            ],
-            heading="what the marked cell of the first image matches in the second",
-            panel_height=self.options.panel_height,
-            opacity=self.options.opacity,
+        cell = Panel(
+            pair.photos[0].pixels, None, here.geometry, caption=f"row {y + 1}, column {x + 1}", boxes=(box,)
         )
+        caption = f"the map sums to {values.sum():.4f}"
+        matched = Panel(
+            pair.photos[1].pixels, values, there.geometry, caption=caption, scale="with the marked cell"
+        )
+        # A contribution of a pair of cells: a scale for contributions of cells does not fit.
+        drawn = grid(
+            [Row([[cell], [matched]])],
+            replace(self.options, scale=None),
+            heading="what the marked cell of the first image matches in the second",
+            total="the map's sum",
+        )
+        best = self._matches(y, x)
+        boxes = [there.geometry.cell_box(*match, *values.shape) for match in best]
+        start = _middle(cell, drawn.places[0], box)
+        draw_links(
+            drawn.pixels,
+            [
+                Link(start, _middle(matched, drawn.places[1], end), float(values[match] / values[best[0]]))
+                for match, end in zip(best, boxes, strict=True)
+            ],
+            drawn.pixels.shape[1] / READ_AT,
+        )
+        return drawn.pixels
+
+
+def _middle(panel: Panel, place: Rectangle, box: Corners) -> tuple[float, float]:
+    """Of a box on the panel's photo, in the picture that has the panel at ``place``."""
+    left, top, right, bottom = place
+    view = View(panel.canvas, bottom - top, right - left)
+    x, y = view.point((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    return left + x, top + y

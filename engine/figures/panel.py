@@ -1,7 +1,7 @@
 """One photo of a picture, plain or under its map."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,15 @@ from ..errors import ConfigError, DecompositionError
 from ..images.geometry import Geometry
 from ..images.resize import resize
 from ..types import Corners, Pixels
+from .contours import draw_contours
 from .heat import apply_heat
+from .lines import draw_frame, outline_region
+from .scale import check_map, check_scale
 
 PADDING = (205, 205, 208)
 DIMMED = 0.4  # of the light outside what the network saw
-WIDEST = 2.2  # a panel's width over its height
+WIDEST, NARROWEST = 2.2, 0.55  # a panel's width over its height, and a column's over that of its panels
+OUTLINE = 1.8  # of an outline's light and dark line each, in the unit of the picture
 THINNEST = 1 / 15  # of a side over panel_height: a photo of 1 x 1000 pixels is drawn as a band, not a hair
 
 
@@ -34,6 +38,9 @@ class Panel:
         caption: a line below it, likewise.
         boxes: (x0, y0, x1, y1) in photo pixels, drawn as outlines; what lies outside the photo shows on
             padding.
+        mask: bool (h, w), a region of the photo, drawn as an outline; None for none.
+        scale: the name of the scale of the map's colours; panels of a picture that name the same share it.
+        sets_scale: whether the map counts for the default of its scale; larger values get its last colour.
 
     Raises:
         DecompositionError: a wrong type or shape, NaN or infinity, a map without a geometry, or the
@@ -46,6 +53,9 @@ class Panel:
     title: str = ""
     caption: str = ""
     boxes: tuple[Corners, ...] = ()
+    mask: npt.NDArray[np.bool_] | None = None
+    scale: str = ""
+    sets_scale: bool = True
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -54,7 +64,7 @@ class Panel:
                 f"a panel's pixels are {self.pixels.dtype} {shape}, must be uint8 (h, w, 3) and not empty"
             )
         if self.map is not None:
-            _check_map(self.map)
+            check_map(self.map)
             if self.geometry is None:
                 raise DecompositionError("a panel with a map has no geometry; give that of its photo")
         if self.geometry is not None:
@@ -66,6 +76,10 @@ class Panel:
             _check_box("the field of a geometry", self.geometry.field)
         for box in self.boxes:
             _check_box("a box", box)
+        if self.mask is not None and self.mask.shape != shape[:2]:
+            raise DecompositionError(
+                f"a panel's mask has shape {self.mask.shape}, must be {shape[:2]} as its pixels"
+            )
 
     @property
     def canvas(self) -> Corners:
@@ -76,22 +90,15 @@ class Panel:
         return min(x0), min(y0), max(x1), max(y1)
 
 
-def shared_scale(maps: Iterable[npt.NDArray[np.floating[Any]] | None]) -> float:
-    """The largest contribution, for or against, of all maps (H, W) of one picture; 1 if all are zero.
-
-    Raises:
-        DecompositionError: a map is not (H, W), is empty, or has NaN or infinite values.
-    """
-    largest = 0.0
-    for values in maps:
-        if values is not None:
-            _check_map(values)
-            largest = max(largest, float(np.abs(values).max()))
-    return largest or 1.0
-
-
 def overlay(
-    panel: Panel, *, scale: float, height: int, width: int | None = None, opacity: float = 0.6
+    panel: Panel,
+    *,
+    scale: float,
+    height: int,
+    width: int | None = None,
+    opacity: float = 0.6,
+    contours: bool = True,
+    unit: float = 1.0,
 ) -> Pixels:
     """The photo under its map, at the size of the picture.
 
@@ -100,21 +107,26 @@ def overlay(
         scale: the contribution that gets the full colour; larger ones get it too.
         height, width: pixels of the result, which shows ``panel.canvas``; without a width, the size that
             the panel has in a grid of that ``panel_height``: in the canvas's shape, lower for a panorama.
-        opacity: of the heat at full scale, in (0, 1].
+        opacity: how much of the photo's contrast the heat covers at full scale, in (0, 1].
+        contours: draw lines around the fewest places that make half and 80 % of the map's positive part.
+        unit: of the widths of lines: the picture's width over 1000 pixels.
 
     Returns:
         uint8 RGB (height, width, 3). Outside what the network saw the photo is dimmed; padding that the
-        network saw outside the photo is grey under the heat; borders inside the picture are outlined.
+        network saw outside the photo is flat under the heat; borders inside the picture are outlined.
 
     Raises:
         DecompositionError: the scale is not a positive number.
-        ConfigError: the size or the opacity cannot be.
+        ConfigError: an invalid size or opacity.
     """
-    check_options(scale, opacity, height, "height")
+    check_scale(scale)
+    if not 0 < opacity <= 1:
+        raise ConfigError(f"opacity is {opacity}, must be above 0 and at most 1")
+    _check_side(height, "height")
     if width is None:
         height, width = panel_size(panel, height)
-    check_options(scale, opacity, width, "width")
-    view = _View(panel.canvas, height, width)
+    _check_side(width, "width")
+    view = View(panel.canvas, height, width)
     whole = (0, 0, width, height)
     photo_height, photo_width = panel.pixels.shape[:2]
     photo = left, top, right, bottom = view.rectangle((0, 0, photo_width, photo_height))
@@ -133,19 +145,19 @@ def overlay(
             picture = np.rint(picture * np.float32(DIMMED)).astype(np.uint8)
         picture[y0:y1, x0:x1] = heated
         if field != whole:
-            _outline(picture, field, 1)
+            draw_frame(picture, field, 1)
         if photo not in (whole, field):
-            _outline(picture, photo, 1)
+            draw_frame(picture, photo, 1)
+        if contours:
+            draw_contours(picture, panel.map, field, unit)
+    thickness = max(2, round(OUTLINE * unit))
     for box in panel.boxes:
-        _outline(picture, view.rectangle(box), max(2, round(height / 150)))
+        draw_frame(picture, view.rectangle(box), thickness)
+    if panel.mask is not None:
+        white = panel.mask.astype(np.uint8) * 255
+        inside = resize(white, bottom - top, right - left, cv2.INTER_AREA, grow=cv2.INTER_LINEAR) >= 128
+        outline_region(picture[top:bottom, left:right], inside, thickness)
     return picture
-
-
-def _check_map(values: npt.NDArray[Any]) -> None:
-    if values.ndim != 2 or 0 in values.shape:
-        raise DecompositionError(f"a map has shape {values.shape}, must be (H, W) and not empty")
-    if not np.isfinite(values).all():
-        raise DecompositionError("a map has NaN or infinite values, so there is nothing to draw")
 
 
 def _check_box(what: str, box: Sequence[float]) -> None:
@@ -153,22 +165,22 @@ def _check_box(what: str, box: Sequence[float]) -> None:
         raise DecompositionError(f"{what} is {tuple(box)}, must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
 
 
-def check_options(scale: float, opacity: float, side: int, name: str) -> None:
-    if not (math.isfinite(scale) and scale > 0):
-        raise DecompositionError(f"the scale of a picture is {scale}, must be a number above 0")
-    if not 0 < opacity <= 1:
-        raise ConfigError(f"opacity is {opacity}, must be above 0 and at most 1")
+def _check_side(side: int, name: str) -> None:
     if side < 1:
         raise ConfigError(f"{name} is {side}, must be at least 1 pixel")
 
 
-class _View:
+class View:
     """From photo pixels to the pixels of a panel."""
 
     def __init__(self, canvas: Corners, height: int, width: int) -> None:
         self.x0, self.y0, x1, y1 = canvas
         self.height, self.width = height, width
         self.scale_x, self.scale_y = width / (x1 - self.x0), height / (y1 - self.y0)
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """(x, y) in the panel of a place on the photo."""
+        return (x - self.x0) * self.scale_x, (y - self.y0) * self.scale_y
 
     def rectangle(self, box: Corners) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) of at least one pixel, inside the panel."""
@@ -180,22 +192,24 @@ class _View:
 
 
 def panel_size(panel: Panel, panel_height: int) -> tuple[int, int]:
-    """Height and width of a panel in a grid: the canvas's shape within ``WIDEST`` and ``THINNEST``."""
-    x0, y0, x1, y1 = panel.canvas
-    aspect = (x1 - x0) / (y1 - y0)
+    """Height and width of a panel alone: the canvas's shape within ``WIDEST`` and ``THINNEST``."""
+    ((size,), _) = stack_sizes([panel], panel_height)
+    return size
+
+
+def stack_sizes(panels: Sequence[Panel], panel_height: int) -> tuple[list[tuple[int, int]], int]:
+    """Height and width of panels of one width above one another, and that width.
+
+    Their heights add up to ``panel_height`` for each, so that stacks of equally many panels are equally
+    high, whatever the photos' shapes. Photos wider than ``WIDEST`` times their height make the stack lower
+    instead; photos narrower than ``NARROWEST`` times their height leave some of the width free.
+    """
+    aspects = [(x1 - x0) / (y1 - y0) for x0, y0, x1, y1 in (panel.canvas for panel in panels)]
+    bounded = [min(max(aspect, NARROWEST), WIDEST) for aspect in aspects]
+    width = panel_height * len(panels) / sum(1 / aspect for aspect in bounded)
     least = max(round(THINNEST * panel_height), 1)
-    if aspect > WIDEST:
-        return max(round(panel_height * WIDEST / aspect), least), round(panel_height * WIDEST)
-    return panel_height, max(round(panel_height * aspect), least)
-
-
-def _outline(picture: Pixels, rectangle: tuple[int, int, int, int], thickness: int) -> None:
-    """A light line with a dark one inside it, visible on any ground."""
-    left, top, right, bottom = rectangle
-    for colour in ((255, 255, 255), (25, 25, 28)):
-        # Nested frames one pixel wide: a wider cv2.rectangle would reach outside the rectangle.
-        for _ in range(thickness):
-            if right <= left or bottom <= top:
-                return
-            cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, 1)
-            left, top, right, bottom = left + 1, top + 1, right - 1, bottom - 1
+    sizes = []
+    for aspect in aspects:
+        height = width / max(aspect, NARROWEST)
+        sizes.append((max(round(height), least), max(round(min(width, height * aspect)), least)))
+    return sizes, max(round(width), least)

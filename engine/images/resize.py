@@ -15,13 +15,13 @@ def resize(pixels: Pixels, height: int, width: int, kernel: int, *, grow: int | 
     first, alone.
 
     Args:
-        pixels: uint8 (h, w, 3).
+        pixels: uint8 (h, w, 3) or (h, w).
         height, width: of the result.
         kernel: OpenCV's interpolation.
         grow: that of sides which become longer, if it is another.
 
     Returns:
-        uint8 (height, width, 3).
+        uint8 (height, width, 3) or (height, width).
     """
     grow = kernel if grow is None else grow
     shrunk = min(height, pixels.shape[0]), min(width, pixels.shape[1])

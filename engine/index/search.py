@@ -68,6 +68,7 @@ class Found:
         hits: best first.
         source: the query, or None for an embedding.
         boxes: (x, y, w, h) of the region in photo pixels.
+        mask: (h, w) of the region, true inside; None without one.
         weights: (H, W), the share of each cell inside the region; None for the whole image.
         matches: the maps of each hit, None for one whose file is gone; None without ``explain``.
         geometry: where the network's input lies on the query, if there are maps and a query.
@@ -78,6 +79,7 @@ class Found:
     hits: tuple[Hit, ...]
     source: Source | None = None
     boxes: tuple[Box, ...] = ()
+    mask: npt.NDArray[np.bool_] | None = None
     weights: npt.NDArray[np.float32] | None = None
     matches: tuple[Match | None, ...] | None = None
     geometry: Geometry | None = None
@@ -136,8 +138,9 @@ def search(
     own = [store.id_of(s) if isinstance(s, str | Path) and exclude_self else None for s in sources]
     whole = decompose.unit(queries[0].embedding) if region else None
     found = _find(store, np.array(directions), k, per_class=per_class, own=own, whole=whole)
+    inside = None if mask is None else mask != 0
     return [
-        Found(vector.path, direction, hits, source, tuple(boxes), weights)
+        Found(vector.path, direction, hits, source, tuple(boxes), inside, weights)
         for vector, source, direction, hits in zip(queries, sources, directions, found, strict=True)
     ]
 

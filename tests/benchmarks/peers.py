@@ -26,7 +26,8 @@ from threadpoolctl import threadpool_limits
 
 from common import PHOTOS, SAMPLES, Row, Settings, compare, main, skipped
 from simmap.engine import Engine, decompose
-from simmap.engine.figures.panel import Panel, overlay, shared_scale
+from simmap.engine.figures.panel import Panel, overlay
+from simmap.engine.figures.scale import shared_scale
 from simmap.engine.images.preprocess import preprocess
 from simmap.engine.options import Options
 from simmap.engine.types import Array, Pixels

@@ -1,0 +1,119 @@
+"""The picture of a pair: its words, its scale, and lines from a cell to its best matches."""
+
+import numpy as np
+import pytest
+from scenes import pair
+
+from simmap.engine.figures import pair as module
+from simmap.engine.figures.links import Link
+from simmap.engine.figures.pair import PairFigure
+from simmap.engine.options import Options
+from simmap.engine.results import Pair
+
+SMALL = Options(panel_height=120)
+
+
+def words_of(shown: PairFigure) -> list[str]:
+    """What the picture says, in its order."""
+    from simmap.engine.figures import layout
+
+    with pytest.MonkeyPatch.context() as patch:
+        written: list[str] = []
+        patch.setattr(layout, "draw_text", lambda _, line, *rest: written.append(line))
+        shown.picture()
+    return written
+
+
+def links_of(shown: PairFigure) -> list[Link]:
+    kept: list[Link] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "draw_links", lambda _, links, unit: kept.extend(links))
+        shown.picture()
+    return kept
+
+
+def test_words_of_a_pair() -> None:
+    shown = pair()
+    words = words_of(PairFigure(shown, None, Options()))
+    a, b = shown.maps
+    assert words[0] == f"cosine similarity {shown.score:.3f}"
+    assert words[1:5] == [
+        "left/00.jpg",
+        f"the map sums to {a.sum():.3f}",
+        "right/00.jpg",
+        f"the map sums to {b.sum():.3f}",
+    ]
+    assert a.sum() == pytest.approx(shown.score, abs=1e-5)
+
+
+def test_words_of_a_pair_with_a_bias() -> None:
+    shown = pair(bias=True)
+    words = " ".join(words_of(PairFigure(shown, None, Options(panel_height=800))))
+    assert f"the bias gives {shown.residuals[0]:.3f}" in words and f"{shown.residuals[1]:.3f}" in words
+    assert "inside: half of the map's sum" in words
+    assert shown.maps[0].sum() + shown.residuals[0] == pytest.approx(shown.score, abs=1e-5)
+
+
+def test_words_of_a_point_count_from_one() -> None:
+    words = words_of(PairFigure(pair(), (1, 2), Options()))
+    assert "row 2, column 3" in words
+    assert f"the map sums to {pair().point(0, 1, 2).sum():.4f}" in words
+
+
+def test_data_of_a_point_counts_from_zero_and_names_the_five_best_matches() -> None:
+    shown = pair()
+    report = PairFigure(shown, (1, 2)).data()["point"]
+    values = shown.point(0, 1, 2)
+    expected = sorted(np.ndindex(values.shape), key=lambda cell: -values[cell])[:5]
+    assert report["cell"] == [1, 2]
+    assert report["matches"] == [list(cell) for cell in expected]
+    np.testing.assert_array_equal(report["map"], values)
+
+
+def test_lines_run_from_the_cell_to_its_matches_wider_for_more() -> None:
+    shown = pair()
+    figure = PairFigure(shown, (1, 2), SMALL)
+    links = links_of(figure)
+    values = shown.point(0, 1, 2)
+    best = figure.data()["point"]["matches"]
+    assert len(links) == 5
+    assert len({link.start for link in links}) == 1
+    for link, (y, x) in zip(links, best, strict=True):
+        assert link.share == pytest.approx(values[y, x] / values.max())
+    # Panels are 120 high: 213 and 90 wide, with 5 x 4 cells each; between places only the scale counts.
+    for one, (y1, x1) in zip(links, best, strict=True):
+        for two, (y2, x2) in zip(links, best, strict=True):
+            assert one.end[0] - two.end[0] == pytest.approx((x1 - x2) * 90 / 5, abs=1e-6)
+            assert one.end[1] - two.end[1] == pytest.approx((y1 - y2) * 120 / 4, abs=1e-6)
+    (sx, sy), (ex, ey) = links[0].start, links[0].end
+    y, x = best[0]
+    left_of_second = ex - (x + 0.5) * 18
+    left_of_first = sx - 2.5 * 213 / 5
+    assert left_of_second - left_of_first == pytest.approx(213 + round(12 * 0.9), abs=1)
+    assert ey - (y + 0.5) * 30 == pytest.approx(sy - 1.5 * 30, abs=1e-6)
+
+
+def test_what_speaks_against_gets_no_line() -> None:
+    shown = pair()
+    first, second = shown.images
+    turned = type(second)(
+        second.path,
+        second.embedding,
+        second.geometry,
+        np.where(np.arange(20).reshape(4, 5, 1) < 2, 1, -1) * second.parts,
+        None,
+    )
+    figure = PairFigure(Pair((first, turned), shown.photos), (0, 0), SMALL)
+    assert sorted(figure.data()["point"]["matches"]) == [[0, 0], [0, 1]]
+    assert len(links_of(figure)) == 2
+
+
+def test_a_fixed_scale_is_of_the_pair_and_not_of_the_point() -> None:
+    words = words_of(PairFigure(pair(), (1, 2), Options(panel_height=120, scale=0.5)))
+    assert "contribution to the cosine per cell, with the marked cell" in " ".join(words)
+    free = PairFigure(pair(), (1, 2), SMALL).picture()
+    fixed = PairFigure(pair(), (1, 2), Options(panel_height=120, scale=0.5)).picture()
+    assert free.shape == fixed.shape
+    lower = slice(len(free) * 6 // 10, None)
+    np.testing.assert_array_equal(free[lower], fixed[lower])
+    assert (free != fixed).any()

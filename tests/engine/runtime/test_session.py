@@ -1,6 +1,5 @@
 """Sessions: the contract is held against the graph, the device that is asked for is the one taken."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from rewriting import rewritten
 
 from common import ARTIFACTS, MODEL
-from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY
+from simmap.engine.contract import CONTRACT_KEY
 from simmap.engine.errors import ArtifactError, DeviceError
 from simmap.engine.runtime import cache as graph_cache
 from simmap.engine.runtime.cache import cache_folder
@@ -21,36 +21,6 @@ from simmap.engine.runtime.cpus import usable_cpus
 from simmap.engine.runtime.session import Session, open_session
 
 BUILT_WITH_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-def rewritten(tmp_path: Path, source: Path, change: Any) -> Path:
-    """A copy of an artifact with a changed contract; written without the onnx package.
-
-    ``metadata_props`` is field 14 of ModelProto (key 1, value 2), and later fields of a protobuf win
-    over earlier ones of the same key when ONNX Runtime builds its map, so the changed entry is
-    appended after the old one is made unreadable under its own name.
-    """
-    data = source.read_bytes()
-    run = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
-    contract = json.loads(run.get_modelmeta().custom_metadata_map[CONTRACT_KEY])
-    schema = change(contract) or "1"
-    for key in (CONTRACT_KEY, SCHEMA_KEY):
-        assert data.count(key.encode()) == 1
-        data = data.replace(key.encode(), key.replace("simmap", "before").encode())
-
-    def entry(number: int, payload: bytes) -> bytes:
-        size, length = b"", len(payload)
-        while True:
-            size += bytes([length & 127 | (128 if length > 127 else 0)])
-            length >>= 7
-            if not length:
-                return bytes([number << 3 | 2]) + size + payload
-
-    for key, value in ((CONTRACT_KEY, json.dumps(contract)), (SCHEMA_KEY, schema)):
-        data += entry(14, entry(1, key.encode()) + entry(2, value.encode()))
-    path = tmp_path / "changed.onnx"
-    path.write_bytes(data)
-    return path
 
 
 def test_an_untouched_copy_opens(tmp_path: Path) -> None:

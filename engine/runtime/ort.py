@@ -1,5 +1,6 @@
 """ONNX Runtime itself: importing it, opening a graph, its errors in one line."""
 
+import re
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -94,7 +95,7 @@ def cpu_session(model: Path | bytes, *, threads: int = 0, optimise: bool = True)
 
 
 def one_line(error: Exception) -> str:
-    """An error of ONNX Runtime without its tag, on one line of at most 200 characters."""
+    """An error of ONNX Runtime without its codes, on one line of at most 200 characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    text = text.rpartition("] : ")[2] if text.startswith("[ONNXRuntimeError]") else text
+    text = re.sub(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )|^Error in execution: ", "", text)
     return text if len(text) <= 200 else text[:197] + "..."

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from rewriting import rewritten
 
-from common import ARTIFACTS, MODEL
+from common import ARTIFACTS, MODEL, PHOTOS
 from simmap.engine.contract import CONTRACT_KEY
 from simmap.engine.errors import ArtifactError, DeviceError
 from simmap.engine.runtime import cache as graph_cache
@@ -62,10 +62,11 @@ def test_cpu_is_taken_when_asked_for_and_auto_says_what_it_took() -> None:
     assert open_session(MODEL).device in (("cuda:0", "cpu") if BUILT_WITH_CUDA else ("cpu",))
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:", "cuda:x", "", "auto:0"])
+@pytest.mark.parametrize(
+    "device",
+    ["gpu", "cpu:1", "cpu:", "cuda:", "cuda:-1", "cuda:x", "cuda:²", "cuda:" + "9" * 5000, "", "auto:0"],
+)
 def test_unknown_devices_are_named(device: str) -> None:
-    if device == "cuda:":
-        device = "cuda:-1"
     with pytest.raises(DeviceError, match="must be auto, cpu, cuda or cuda:N"):
         open_session(MODEL, device=device)
 
@@ -333,3 +334,59 @@ def test_processes_that_start_together_share_a_cache(cache: Path, photos: tuple[
         arguments, stdout=subprocess.PIPE, text=True, env={**os.environ, "SIMMAP_CACHE": ""}, check=True
     )
     assert scores == {plain.stdout}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners of files")
+@pytest.mark.parametrize("what", ["folder", "graph"])
+@pytest.mark.parametrize("owner", ["another user's", "writable by the group", "writable by all"])
+def test_a_cache_that_others_can_write_is_not_taken(
+    what: str, owner: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a graph of another network where that of this one is kept
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SIMMAP_CACHE", str(folder))
+    expected = outputs(open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True))
+    (graph,) = kept(folder)
+    suspect = folder if what == "folder" else graph
+    if owner == "another user's":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(suspect, 12345, 12345)
+    else:
+        suspect.chmod(0o775 if owner == "writable by the group" else 0o757)
+    before = graph.stat()
+    os.utime(graph, (1, 1))
+    # when artifacts are opened
+    for _ in range(2):
+        found = outputs(open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True))
+        open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True)
+        assert found == expected
+    # then nothing was read or written there, and one line says why
+    assert graph.stat().st_mtime == 1 and graph.stat().st_ino == before.st_ino and kept(folder) == [graph]
+    (record,) = caplog.records
+    assert record.name == "simmap" and record.levelname == "WARNING"
+    message = record.getMessage()
+    assert message.startswith(f"simmap: {suspect}: belongs to another user") and message.isprintable()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners of files")
+def test_the_warning_of_a_foreign_cache_is_one_line_on_stderr(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    code = (
+        "import sys\n"
+        "from simmap.engine import Engine, Options\n"
+        "with Engine(sys.argv[1], device='cpu', options=Options(threads=4)) as engine:\n"
+        "    list(engine.vectors([sys.argv[2]] * 9))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ARTIFACTS / "avg.onnx"), str(PHOTOS / "buddha_a.jpg")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SIMMAP_CACHE": str(folder)},
+        check=True,
+    )
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"simmap: {folder}: ")
+    assert list(folder.iterdir()) == []

@@ -1,5 +1,6 @@
 """An open artifact whose contract has been checked against its graph."""
 
+import stat
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,10 +130,7 @@ def open_session(
     """
     path = Path(path)
     kind, index = parse_device(device)
-    if path.is_dir():
-        raise ArtifactError(f"{printable(str(path))}: is a folder; give the .onnx file in it")
-    if not path.is_file():
-        raise ArtifactError(f"{printable(str(path))}: no such model file")
+    _check_file(path)
     options = session_options(threads or usable_cpus())
 
     def accept(inference: Any) -> None:
@@ -147,6 +145,22 @@ def open_session(
     graph = _metadata(inference, path).get(MAPS_KEY)
     maps = None if graph is None else _open_maps(path, options, cuda_settings(index, tf32), graph)
     return Session(inference, contract, taken, path, sums, Lanes(inference, maps, "cuda", index))
+
+
+def _check_file(path: Path) -> None:
+    """Only a regular file is opened: reading a pipe would wait for ever."""
+    name = printable(str(path))
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(f"{name}: no such model file") from error
+    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ArtifactError(f"{name}: cannot be read: {reason}") from error
+    if stat.S_ISDIR(mode):
+        raise ArtifactError(f"{name}: is a folder; give the .onnx file in it")
+    if not stat.S_ISREG(mode):
+        raise ArtifactError(f"{name}: is not a regular file; give an .onnx file")
 
 
 def run_options() -> "onnxruntime.RunOptions":

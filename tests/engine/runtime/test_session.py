@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from rewriting import rewritten
+from rewriting import rewritten, with_metadata
 
 from common import ARTIFACTS, MODEL, PHOTOS
-from simmap.engine.contract import CONTRACT_KEY
+from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY
 from simmap.engine.errors import ArtifactError, DeviceError
 from simmap.engine.runtime import cache as graph_cache
 from simmap.engine.runtime.cache import cache_folder
@@ -55,6 +55,34 @@ def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data[:size])
         with pytest.raises(ArtifactError, match=rf"{size}\.onnx: is "):
             open_session(path, device="cpu")
+
+
+@pytest.mark.parametrize("key", [CONTRACT_KEY, SCHEMA_KEY])
+def test_metadata_that_is_not_utf8_is_one_line(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "bytes.onnx"
+    path.write_bytes(with_metadata((ARTIFACTS / "avg.onnx").read_bytes(), {key: b"\xff\xfe{}"}))
+    for cache in (True, False):
+        with pytest.raises(ArtifactError, match="its metadata is not UTF-8; the file is damaged") as caught:
+            open_session(path, device="cpu", cache=cache)
+        assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in files")
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "loop.onnx").symlink_to(tmp_path / "loop.onnx")
+    for name, reason in (
+        ("pipe.onnx", "is not a regular file"),
+        ("loop.onnx", "cannot be read"),
+        ("", "is a folder"),
+        ("none.onnx", "no such model file"),
+        ("n" * 300, "cannot be read: File name too long"),
+        ("a\0b.onnx", "cannot be read"),
+        ("a\x1b[2J\n.onnx", "no such model file"),
+    ):
+        with pytest.raises(ArtifactError, match=reason) as caught:
+            open_session(tmp_path / name, device="cpu")
+        assert str(caught.value).isprintable()
 
 
 def test_cpu_is_taken_when_asked_for_and_auto_says_what_it_took() -> None:

@@ -35,17 +35,24 @@ class SumCheck:
     contract names another pooling than the graph's, or if the graph is damaged.
     """
 
-    def __init__(self, contract: Contract, path: Path, *, tf32: bool = False) -> None:
-        """For the artifact ``path``; ``tf32`` says that CUDA may round products to TF32."""
-        self._contract, self._path = contract, path
+    def __init__(self, contract: Contract, path: Path, *, once: bool = False, tf32: bool = False) -> None:
+        """For a session of the artifact ``path``.
+
+        Args:
+            contract, path: of the artifact.
+            once: check the first run only, where feature maps are on a device that they should not leave.
+            tf32: CUDA may round products to TF32.
+        """
+        self._contract, self._path, self._once = contract, path, once
         self._tolerance = TF32_TOLERANCE if tf32 else TOLERANCE
         self._left = 0  # runs until the next check
 
     def due(self) -> bool:
-        """Whether this run is to be checked: the first one, and one of ``EVERY`` after it."""
+        """Whether this run is to be checked: the first one, and every ``EVERY`` th after it."""
         # Two threads at once may check once more, or once less.
-        self._left -= 1
-        return self._left < 0
+        due = self._left == 0
+        self._left -= not due
+        return due
 
     def check(self, embedding: Array, places: Array) -> None:
         """Check one image; one that has no direction is left for the next run to replace.
@@ -76,4 +83,4 @@ class SumCheck:
                 f"difference {difference:.2g}, at most {self._tolerance:g} is rounding), so its maps would "
                 "not sum to the score; export it again"
             )
-        self._left = EVERY
+        self._left = -1 if self._once else EVERY - 1

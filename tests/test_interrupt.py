@@ -76,12 +76,14 @@ def test_an_engine_is_of_use_after_an_interrupt(
     assert (exit_code, out, err) == (0, "interrupted\n3\n", "")
 
 
-def test_closing_ends_a_network_that_never_ends(photos: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_closing_ends_a_network_that_never_ends(workers: int, photos: tuple[Path, Path]) -> None:
     # given a thread in which a stream is stuck, as in a server
     code = (
         "import sys, threading, time\n"
         "from simmap.engine import ConfigError, Engine, Options\n"
-        "engine = Engine(sys.argv[1], device='cpu', options=Options(threads=2, cache=False))\n"
+        f"options = Options(threads=2, workers={workers}, cache=False)\n"
+        "engine = Engine(sys.argv[1], device='cpu', options=options)\n"
         "def read():\n"
         "    try:\n"
         "        engine.compare(*sys.argv[2:])\n"

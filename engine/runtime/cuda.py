@@ -51,26 +51,25 @@ class Lanes:
             options: ``RunOptions``.
         """
         buffers = self._take()
-        try:
-            binding = self._bound(images, buffers)
-            size = images[0].shape
-            direct: dict[str, Array] = {}
-            for name in outputs:
-                shape = self._shapes.get((name, size))
-                if shape is None:
-                    binding.bind_output(name)
-                    continue
-                value = direct[name] = buffers.array(name, (len(images), *shape), np.dtype(np.float32))
-                binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
-            self.inference.run_with_iobinding(binding, options)
-            given = dict(zip(outputs, binding.get_outputs(), strict=True))
-            # The next run writes into the buffers.
-            values = [direct[name].copy() if name in direct else given[name].numpy() for name in outputs]
-            for name, value in zip(outputs, values, strict=True):
-                self._shapes[name, size] = value.shape[1:]
-            return values
-        finally:
-            self._free.append(buffers)
+        binding = self._bound(images, buffers)
+        size = images[0].shape
+        direct: dict[str, Array] = {}
+        for name in outputs:
+            shape = self._shapes.get((name, size))
+            if shape is None:
+                binding.bind_output(name)
+                continue
+            value = direct[name] = buffers.array(name, (len(images), *shape), np.dtype(np.float32))
+            binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
+        self.inference.run_with_iobinding(binding, options)
+        given = dict(zip(outputs, binding.get_outputs(), strict=True))
+        # The next run writes into the buffers.
+        values = [direct[name].copy() if name in direct else given[name].numpy() for name in outputs]
+        for name, value in zip(outputs, values, strict=True):
+            self._shapes[name, size] = value.shape[1:]
+        # Not after an error: the device may still be writing.
+        self._free.append(buffers)
+        return values
 
     def infer_maps(
         self,
@@ -90,20 +89,19 @@ class Lanes:
         """
         assert self.maps is not None
         buffers = self._take()
-        try:
-            binding = self._bound(images, buffers)
-            binding.bind_output(vector)
-            binding.bind_output(places, self.kind, self.index)
-            self.inference.run_with_iobinding(binding, options)
-            embeddings, feature = binding.get_outputs()
-            mapping = self.maps.io_binding()
-            mapping.bind_ortvalue_input("places", feature)
-            mapping.bind_cpu_input("directions", np.ascontiguousarray(directions, dtype=np.float32))
-            mapping.bind_output("maps")
-            self.maps.run_with_iobinding(mapping, options)
-            return embeddings.numpy(), mapping.get_outputs()[0].numpy()
-        finally:
-            self._free.append(buffers)
+        binding = self._bound(images, buffers)
+        binding.bind_output(vector)
+        binding.bind_output(places, self.kind, self.index)
+        self.inference.run_with_iobinding(binding, options)
+        embeddings, feature = binding.get_outputs()
+        mapping = self.maps.io_binding()
+        mapping.bind_ortvalue_input("places", feature)
+        mapping.bind_cpu_input("directions", np.ascontiguousarray(directions, dtype=np.float32))
+        mapping.bind_output("maps")
+        self.maps.run_with_iobinding(mapping, options)
+        values = embeddings.numpy(), mapping.get_outputs()[0].numpy()
+        self._free.append(buffers)
+        return values
 
     def _bound(self, images: Sequence[Pixels], buffers: "_Buffers") -> Any:
         batch = buffers.array(self._input, (len(images), *images[0].shape), np.dtype(np.uint8))

@@ -61,11 +61,34 @@ class Pool:
         Raises:
             ConfigError: the pool is closed.
         """
-        if self.threads == 1 and threading.current_thread() is not threading.main_thread():
-            for item in items:
-                self._check_open()
-                yield work(item)
-            return
+        self._cancels.add(cancel)
+        try:
+            if self.threads == 1 and threading.current_thread() is not threading.main_thread():
+                yield from self._by_the_reader(work, items)
+            else:
+                yield from self._by_threads(work, items, window, cancel)
+        finally:
+            self._cancels.discard(cancel)
+
+    def _by_the_reader(
+        self, work: Callable[[_Item], _Result], items: Iterable[_Item]
+    ) -> Generator[_Result, None, None]:
+        for item in items:
+            self._check_open()
+            try:
+                result = work(item)
+            except Exception:
+                self._check_open()  # the better reason
+                raise
+            yield result
+
+    def _by_threads(
+        self,
+        work: Callable[[_Item], _Result],
+        items: Iterable[_Item],
+        window: int,
+        cancel: Callable[[], None],
+    ) -> Generator[_Result, None, None]:
         broken: list[Exception] = []
 
         def reading() -> Iterator[_Item]:
@@ -75,7 +98,6 @@ class Pool:
                 broken.append(error)  # raised after what came before it
 
         waiting: deque[Future[_Result]] = deque()
-        self._cancels.add(cancel)
         try:
             for item in reading():
                 waiting.append(self._submit(work, item))
@@ -87,7 +109,6 @@ class Pool:
             if broken:
                 raise broken[0]
         finally:
-            self._cancels.discard(cancel)
             if waiting:
                 # Nobody waits for the threads here: the garbage collector may run this in one of them.
                 for future in waiting:

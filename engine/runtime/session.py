@@ -139,8 +139,9 @@ def open_session(
 
     inference, taken = open_on_device(path, options, accept, kind=kind, index=index, tf32=tf32, cache=cache)
     contract = read_contract(inference, path)
-    sums = SumCheck(contract, path, tf32=tf32 and taken != "cpu")
-    if taken == "cpu":
+    on_cpu = taken == "cpu"
+    sums = SumCheck(contract, path, once=not on_cpu, tf32=tf32 and not on_cpu)
+    if on_cpu:
         return Session(inference, contract, taken, path, sums)
     graph = _metadata(inference, path).get(MAPS_KEY)
     maps = None if graph is None else _open_maps(path, options, cuda_settings(index, tf32), graph)

@@ -117,15 +117,24 @@ def test_the_first_run_is_checked_and_one_of_many_after_it() -> None:
     spec = session.contract.input
     image = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
     embedding, places = (output[0] for output in session.infer([image], session.contract.explained))
+    for once, expected in ((False, [0, EVERY, 2 * EVERY, 3 * EVERY]), (True, [0])):
+        check = SumCheck(session.contract, session.path, once=once)
+        checked = []
+        for run in range(3 * EVERY + 5):
+            if check.due():
+                checked.append(run)
+                check.check(embedding, places)
+        assert checked == expected
+
+
+def test_what_was_not_checked_stays_due() -> None:
+    session = session_of(ARTIFACTS / "avg.onnx")
     check = SumCheck(session.contract, session.path)
-    checked = []
-    for run in range(3 * EVERY + 5):
-        if check.due():
-            checked.append(run)
-            check.check(embedding, places)
-    assert checked[0] == 0
-    assert set(np.diff(checked)) == {EVERY + 1} or set(np.diff(checked)) == {EVERY}
-    assert len(checked) >= 3
+    assert check.due() and check.due()
+    places = np.zeros((session.contract.channels, 8, 8), np.float32)
+    check.check(np.full(session.contract.dimension, np.nan, np.float32), places)
+    check.check(np.zeros(session.contract.dimension, np.float32), places)
+    assert check.due()
 
 
 def test_a_lie_of_the_shipped_models_contract_is_found(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime
 
 from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY
-from simmap.engine.runtime.fingerprint import fingerprint
+from simmap.engine.runtime.fingerprint import fingerprint, read_stored
 
 
 def contract_of(source: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def rewritten(
     schema = change(contract) or "1"
     data = source.read_bytes()
     if signed:
-        contract["fingerprint"] = fingerprint(data, contract)
+        contract["fingerprint"] = fingerprint(read_stored(data), contract)
     path = folder / "changed.onnx"
     metadata = {CONTRACT_KEY: json.dumps(contract).encode(), SCHEMA_KEY: str(schema).encode()}
     path.write_bytes(with_metadata(data, metadata))

@@ -37,14 +37,15 @@ def cache_folder() -> Path | None:
     return None
 
 
-def create_cached(path: Path, options: Any, folder: Path, accept: Callable[[Any], None]) -> Any:
+def create_cached(path: Path, options: Any, folder: Path, create: Callable[[list[Any]], Any]) -> Any:
     """An ``InferenceSession`` by way of the cache.
 
     Args:
         path: the artifact.
         options: ``SessionOptions`` for the CPU.
         folder: of the cache; it is made where it is missing.
-        accept: called with a session that was made from the file; what it refuses by an error is not kept.
+        create: makes a session of the artifact with these options, by the providers that it is given; what
+            it refuses by an error is not kept.
 
     Returns:
         None where the cache is of no use, for whatever reason.
@@ -69,8 +70,7 @@ def create_cached(path: Path, options: Any, folder: Path, accept: Callable[[Any]
             options.graph_optimization_level = level
         with _part(folder) as part:
             options.optimized_model_filepath = str(part)
-            inference = create_session(path, options, [CPU])
-            accept(inference)
+            inference = create([CPU])
             with suppress(OSError):
                 # Not a file that was replaced while it was read.
                 if _cache_key(path) == key:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ArtifactError, DeviceError
 from .cache import cache_folder, create_cached
-from .ort import CPU, CUDA, create_session, import_runtime
+from .ort import CPU, CUDA, import_runtime
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -27,21 +27,21 @@ def parse_device(device: str) -> tuple[str, int]:
 def open_on_device(
     path: Path,
     options: Any,
-    accept: Callable[[Any], None],
+    create: Callable[[list[Any]], Any],
     *,
     kind: str,
     index: int,
     tf32: bool,
     cache: bool,
 ) -> tuple[Any, str]:
-    """Create the ``InferenceSession`` of an artifact.
+    """Create the ``InferenceSession`` of an artifact, by way of the cache on the CPU.
 
     ONNX Runtime itself only warns where CUDA is unavailable (microsoft/onnxruntime#23372).
 
     Args:
         path: the artifact.
         options: ``SessionOptions``.
-        accept: called with a session that was made from the file, to refuse it by an error.
+        create: makes a session of the file with these options, by the providers that it is given.
         kind, index: as ``parse_device`` gives them.
         tf32, cache: as for ``open_session``.
 
@@ -50,7 +50,7 @@ def open_on_device(
 
     Raises:
         DeviceError: CUDA is asked for and unavailable.
-        ArtifactError: the file cannot be opened, or what ``accept`` raises.
+        ArtifactError: what ``create`` raises.
     """
     cuda_built = CUDA in import_runtime().get_available_providers()
     if kind == "cuda" and not cuda_built:
@@ -60,14 +60,13 @@ def open_on_device(
         )
     if kind == "cpu" or not cuda_built:
         folder = cache_folder() if cache else None
-        inference = None if folder is None else create_cached(path, options, folder, accept)
-        return inference or _create_accepted(path, options, [CPU], accept), "cpu"
-    inference, reason = _open_cuda(path, options, cuda_settings(index, tf32))
+        inference = None if folder is None else create_cached(path, options, folder, create)
+        return inference or create([CPU]), "cpu"
+    inference, reason = _open_cuda(create, cuda_settings(index, tf32))
     if inference is not None:
-        accept(inference)
         return inference, f"cuda:{index}"
     # A broken model fails on the CPU as well, and says so.
-    inference = _create_accepted(path, options, [CPU], accept)
+    inference = create([CPU])
     if kind == "cuda":
         raise DeviceError(
             f"device 'cuda:{index}' cannot be used: {reason}; check the driver with nvidia-smi, and the "
@@ -76,20 +75,14 @@ def open_on_device(
     return inference, "cpu"
 
 
-def _create_accepted(path: Path, options: Any, providers: list[Any], accept: Callable[[Any], None]) -> Any:
-    inference = create_session(path, options, providers)
-    accept(inference)
-    return inference
-
-
-def _open_cuda(path: Path, options: Any, settings: dict[str, str]) -> tuple[Any, str]:
+def _open_cuda(create: Callable[[list[Any]], Any], settings: dict[str, str]) -> tuple[Any, str]:
     """A session that really got CUDA, or None and why not."""
     # What is printed of missing libraries would spoil a report on stdout; its first line is part of ours.
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
             import_runtime().preload_dlls()
-        inference = create_session(path, options, [(CUDA, settings), CPU])
+        inference = create([(CUDA, settings), CPU])
         if inference.get_providers()[0] == CUDA:
             return inference, ""
     except ArtifactError as error:

@@ -8,13 +8,11 @@ order and without their names.
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
-from ..contract import CONTRACT_KEY
-from ..errors import ArtifactError, printable
 from .protobuf import Value, fields, integers
 
 # Field numbers of onnx.proto.
@@ -31,55 +29,48 @@ _DTYPES = {
 SETTINGS = ("pooling", "p", "eps", "head", "bias", "precision")  # of the contract, beside its input
 
 
-def check_fingerprint(path: Path, metadata: Mapping[str, str]) -> None:
-    """Compute the fingerprint of a file again.
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds of that which its fingerprint covers.
 
-    Args:
-        path: the artifact.
-        metadata: its ``metadata_props``, whose contract is known to be valid.
-
-    Raises:
-        ArtifactError: the fingerprint is another one, so the weights, the operators or the contract have
-            changed since the export; or the file cannot be read.
+    Attributes:
+        weights: sha256 of each tensor.
+        operators: of the nodes.
     """
-    # Not from the parsed contract: a number must be written again as it was.
-    contract = json.loads(metadata[CONTRACT_KEY])
-    try:
-        matches = fingerprint(path.read_bytes(), contract) == contract["fingerprint"]
-    except OSError as error:
-        raise ArtifactError(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from error
-    except ValueError:
-        matches = False
-    if not matches:
-        raise ArtifactError(
-            f"{printable(str(path))}: its weights do not match its fingerprint; the file is damaged, copy or "
-            "export it again"
-        )
+
+    weights: tuple[str, ...]
+    operators: tuple[str, ...]
 
 
-def fingerprint(model: bytes, contract: Mapping[str, Any]) -> str:
-    """The fingerprint of an ONNX file with this contract.
-
-    Args:
-        model: the file's content.
-        contract: its fields as JSON has them.
+def read_stored(model: bytes) -> Stored:
+    """The weights and operators of an ONNX file, given its content.
 
     Raises:
         ValueError: it is no ONNX file, or has a tensor of a type that artifacts do not have.
     """
-    digests: list[str] = []
+    weights: list[str] = []
     operators: list[str] = []
     for graph in _messages(memoryview(model), _MODEL_GRAPH):
         for number, value in fields(graph):
             if number == _GRAPH_INITIALIZER:
-                digests.append(_digest(_message(value)))
+                weights.append(_digest(_message(value)))
             elif number == _GRAPH_NODE:
                 # The last one counts, as in any protobuf reader.
                 names = _messages(_message(value), _NODE_OPERATOR)
                 operators.append(bytes(names[-1]).decode() if names else "")
+    return Stored(tuple(sorted(weights)), tuple(sorted(operators)))
+
+
+def fingerprint(stored: Stored, contract: Mapping[str, Any]) -> str:
+    """The fingerprint of a file.
+
+    Args:
+        stored: what it holds.
+        contract: its fields as JSON has them; in a parsed contract a number may be written another way.
+    """
     facts = {
-        "weights": sorted(digests),
-        "operators": sorted(operators),
+        "weights": stored.weights,
+        "operators": stored.operators,
         "input": contract["input"],
         **{name: contract.get(name) for name in SETTINGS},
     }

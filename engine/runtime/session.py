@@ -1,23 +1,24 @@
 """An open artifact whose contract has been checked against its graph."""
 
+import json
 import stat
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..contract import MAPS_KEY, Contract
+from ..contract import CONTRACT_KEY, MAPS_KEY, Contract
 from ..errors import ArtifactError, printable
 from ..places import SumCheck
 from ..types import Array, Pixels
 from .cpus import usable_cpus
 from .cuda import Lanes
 from .device import cuda_settings, open_on_device, parse_device
-from .fingerprint import check_fingerprint
+from .fingerprint import fingerprint, read_stored
 from .ort import CPU, CUDA, create_session, import_runtime, one_line, session_options
 
 if TYPE_CHECKING:
@@ -132,12 +133,8 @@ def open_session(
     kind, index = parse_device(device)
     _check_file(path)
     options = session_options(threads or usable_cpus())
-
-    def accept(inference: Any) -> None:
-        read_contract(inference, path)
-        check_fingerprint(path, _metadata(inference, path))
-
-    inference, taken = open_on_device(path, options, accept, kind=kind, index=index, tf32=tf32, cache=cache)
+    create = partial(_create_checked, path, options)
+    inference, taken = open_on_device(path, options, create, kind=kind, index=index, tf32=tf32, cache=cache)
     contract = read_contract(inference, path)
     on_cpu = taken == "cpu"
     sums = SumCheck(contract, path, once=not on_cpu, tf32=tf32 and not on_cpu)
@@ -162,6 +159,27 @@ def _check_file(path: Path) -> None:
         raise ArtifactError(f"{name}: is a folder; give the .onnx file in it")
     if not stat.S_ISREG(mode):
         raise ArtifactError(f"{name}: is not a regular file; give an .onnx file")
+
+
+def _create_checked(path: Path, options: Any, providers: list[Any]) -> Any:
+    """An ``InferenceSession`` of a file whose contract and weights have been checked."""
+    name = printable(str(path))
+    stored = None
+    try:
+        # Before the session, so that its memory is free again when the graph is loaded.
+        stored = read_stored(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{name}: cannot be read: {error.strerror or error}") from error
+    except ValueError:
+        pass  # ONNX Runtime says why, if it does not read it either
+    inference = create_session(path, options, providers)
+    expected = read_contract(inference, path).fingerprint
+    contract = json.loads(_metadata(inference, path)[CONTRACT_KEY])
+    if stored is None or fingerprint(stored, contract) != expected:
+        raise ArtifactError(
+            f"{name}: its weights do not match its fingerprint; the file is damaged, copy or export it again"
+        )
+    return inference
 
 
 def run_options() -> "onnxruntime.RunOptions":

@@ -17,7 +17,7 @@ import onnx  # noqa: E402
 
 import networks  # noqa: E402
 from simmap.engine.contract import CONTRACT_KEY, Contract  # noqa: E402
-from simmap.engine.runtime.fingerprint import fingerprint  # noqa: E402
+from simmap.engine.runtime.fingerprint import fingerprint, read_stored  # noqa: E402
 from simmap.export.exporter import export  # noqa: E402
 from simmap.export.recipe import load_recipe  # noqa: E402
 
@@ -82,7 +82,7 @@ def make_endless(folder: Path) -> Path:
     graph.initializer.append(onnx.helper.make_tensor("true", onnx.TensorProto.BOOL, [], [True]))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     contract = json.loads(metadata[CONTRACT_KEY])
-    contract["fingerprint"] = fingerprint(model.SerializeToString(), contract)
+    contract["fingerprint"] = fingerprint(read_stored(model.SerializeToString()), contract)
     metadata[CONTRACT_KEY] = json.dumps(contract, sort_keys=True)
     Contract.from_metadata(metadata, name="endless")
     onnx.helper.set_model_props(model, metadata)

@@ -41,4 +41,4 @@ def test_any_model_has_one_fingerprint(weights: list[onnx.TensorProto], operator
     assert set(settings) == set(engine.SETTINGS)
     expected = fingerprint(model, spec, settings)
     contract = {**settings, "input": asdict(spec), "source": {}}
-    assert engine.fingerprint(model.SerializeToString(), contract) == expected
+    assert engine.fingerprint(engine.read_stored(model.SerializeToString()), contract) == expected

@@ -16,7 +16,7 @@ from rewriting import contract_of, rewritten
 
 from common import ARTIFACTS, MODEL
 from simmap.engine import ArtifactError, Engine
-from simmap.engine.runtime.fingerprint import fingerprint
+from simmap.engine.runtime.fingerprint import fingerprint, read_stored
 from simmap.engine.runtime.protobuf import fields
 from simmap.engine.runtime.session import open_session
 
@@ -28,7 +28,7 @@ FILES = [*sorted(ARTIFACTS.glob("*.onnx")), MODEL]
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_is_that_of_the_contract(path: Path) -> None:
     contract = contract_of(path)
-    assert fingerprint(path.read_bytes(), contract) == contract["fingerprint"]
+    assert fingerprint(read_stored(path.read_bytes()), contract) == contract["fingerprint"]
 
 
 def weights(data: bytes) -> list[tuple[int, int]]:
@@ -58,7 +58,7 @@ def test_every_changed_byte_of_a_weight_is_found(drawn: int, change: int) -> Non
         at -= end - first
     data[first + at] ^= change
     contract = CONTRACTS.setdefault("model", contract_of(MODEL))
-    assert fingerprint(bytes(data), contract) != contract["fingerprint"]
+    assert fingerprint(read_stored(bytes(data)), contract) != contract["fingerprint"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_warm_start_does_not_read_the_weights_again(cache: bool, tmp_path: Pat
 def test_bytes_of_any_kind_are_read_or_refused(data: bytes) -> None:
     contract = CONTRACTS.setdefault("avg", contract_of(ARTIFACTS / "avg.onnx"))
     try:
-        found = fingerprint(data, contract)
+        found = fingerprint(read_stored(data), contract)
     except ValueError:
         return
     assert len(found) == 64
@@ -141,4 +141,4 @@ def test_damage_anywhere_is_read_or_refused(at: int, value: int, cut: int) -> No
     data[at % len(data)] = value
     contract = CONTRACTS.setdefault("affine_bias", contract_of(ARTIFACTS / "affine_bias.onnx"))
     with suppress(ValueError):
-        assert len(fingerprint(bytes(data[: len(data) - cut]), contract)) == 64
+        assert len(fingerprint(read_stored(bytes(data[: len(data) - cut])), contract)) == 64

@@ -12,21 +12,23 @@ The contract is one JSON object under the key ``simmap.contract``, its version u
 ``simmap.schema``; ONNX Runtime reads both without the onnx package. ``export`` writes it, the
 engine reads it and refuses, by the name of the field, what it does not know. Under ``simmap.maps`` lies, in
 base64, a small ONNX graph from (``places``, ``directions``) to ``maps``: what a GPU needs to keep feature
-maps to itself (see ``engine.cuda``).
+maps to itself (see ``engine.runtime.cuda``).
 """
 
 import base64
-import binascii
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ArtifactError
-from .schema import from_mapping
+from . import decompose
+from .errors import ArtifactError, printable
+from .schema import from_mapping, shortened
 from .types import Triple
 
 SCHEMA = 1
@@ -36,7 +38,7 @@ MAPS_KEY = "simmap.maps"
 ChannelOrder = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]
-Pooling = Literal["avg", "max", "gem", "avgmax", "catavgmax", "weights", "flatten"]
+Pooling = Literal[decompose.Pooling, "weights", "flatten"]
 Head = Literal["none", "affine"]
 Precision = Literal["fp32", "fp16", "fp16-cuda", "int8"]
 
@@ -92,7 +94,7 @@ class Contract:
         fingerprint: sha256 over the stored weights and the fields that change an embedding.
         parity: the figures of the export gate.
         fidelity: of ``int8``, how far it ranks and explains as float32 does on photos that it was not
-            calibrated on (see ``engine.evaluate.Agreement``); empty otherwise.
+            calibrated on (see ``engine.analysis.agreement``); empty otherwise.
     """
 
     input: InputSpec
@@ -123,12 +125,12 @@ class Contract:
         """Names of the outputs that are the embedding and what its places add to it."""
         return ("embedding", "parts") if self.head == "affine" else ("pooled", "conv")
 
-    @property
+    @cached_property
     def bias_vector(self) -> npt.NDArray[np.float32] | None:
-        """The constant b (D,) of the affine head, or None."""
+        """The constant b (D,) of the affine head, read-only, or None."""
         if self.bias is None:
             return None
-        return np.frombuffer(base64.b64decode(self.bias), dtype="<f4").astype(np.float32)
+        return np.frombuffer(base64.b64decode(self.bias), dtype="<f4").astype(np.float32, copy=False)
 
     def to_metadata(self) -> dict[str, str]:
         """The ``metadata_props`` that carry this contract."""
@@ -148,15 +150,18 @@ class Contract:
                 f"make one with: simmap export --onnx {name} -o OUT.onnx"
             )
         schema = metadata[SCHEMA_KEY]
-        if not schema.isdigit() or int(schema) < 1:
-            raise ArtifactError(f"{name}: {SCHEMA_KEY} is {schema!r}, not a version number; export it again")
+        # Seven digits: int() refuses very many, and isdigit() alone accepts superscripts.
+        if not (schema.isascii() and schema.isdigit() and len(schema) < 8) or int(schema) < 1:
+            raise ArtifactError(
+                f"{name}: {SCHEMA_KEY} is {shortened(schema)}, not a version number; export it again"
+            )
         if int(schema) > SCHEMA:
             raise ArtifactError(
                 f"{name}: its contract has schema {schema}, this simmap reads up to {SCHEMA}; upgrade simmap"
             )
         try:
             data = json.loads(metadata[CONTRACT_KEY])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(
                 f"{name}: {CONTRACT_KEY} is not JSON ({error}); export the model again"
             ) from error
@@ -174,7 +179,7 @@ def encode_bias(bias: npt.NDArray[np.floating[Any]]) -> str:
 
 
 def _validate(contract: Contract) -> None:
-    """Raise ValueError with the name of the first field whose value cannot be."""
+    """Raise ValueError with the name of the first field of an invalid value."""
     spec = contract.input
     positive = {
         "input.height": spec.height,
@@ -185,14 +190,18 @@ def _validate(contract: Contract) -> None:
         "grid_width": contract.grid_width,
     }
     for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}, must be at least 1")
+        if not 1 <= value < 1 << 31:
+            raise ValueError(f"{name} is {shortened(value)}, must be at least 1 and below 2^31")
     if not 0 < spec.crop_fraction <= 1:
         raise ValueError(f"input.crop_fraction is {spec.crop_fraction}, must be in (0, 1]")
     if not all(np.isfinite(spec.mean)) or not all(np.isfinite(spec.std)) or 0 in spec.std:
         raise ValueError("input.mean and input.std must be finite, and std not 0")
     if contract.pooling == "gem" and not (contract.p is not None and contract.p > 0):
         raise ValueError(f"p is {contract.p}, pooling 'gem' needs an exponent above 0")
+    if contract.pooling != "gem" and (contract.p is not None or contract.eps is not None):
+        raise ValueError(f"p or eps is given, but pooling is {contract.pooling!r}")
+    if contract.eps is not None and not 0 < contract.eps < math.inf:
+        raise ValueError(f"eps is {contract.eps}, must be a number above 0")
     if contract.pooling in ("weights", "flatten") and contract.head != "affine":
         raise ValueError(f"head is {contract.head!r}, pooling {contract.pooling!r} needs 'affine'")
     if contract.head == "none":
@@ -204,9 +213,27 @@ def _validate(contract: Contract) -> None:
     if contract.bias is not None:
         try:
             size = len(base64.b64decode(contract.bias, validate=True))
-        except binascii.Error as error:
+        except ValueError as error:
             raise ValueError(f"bias is not base64 ({error})") from error
         if size != 4 * contract.dimension:
             raise ValueError(f"bias has {size} bytes, must have {4 * contract.dimension}")
         if not np.isfinite(cast(np.ndarray, contract.bias_vector)).all():
             raise ValueError("bias is not finite")
+    for name, figures in contract.parity.items():
+        _check_figures(f"parity.{printable(name)[:40]}", figures)
+        if not {"absolute", "relative"} <= figures.keys():
+            raise ValueError(f"parity.{printable(name)[:40]} lacks absolute or relative")
+    for name, figure in contract.fidelity.items():
+        if isinstance(figure, dict):
+            _check_figures(f"fidelity.{printable(name)[:40]}", figure)
+        else:
+            _check_figures("fidelity", {name: figure})
+
+
+def _check_figures(name: str, figures: object) -> None:
+    """Raise ValueError unless these are numbers by name."""
+    if not isinstance(figures, dict):
+        raise ValueError(f"{name} is {shortened(figures)}, must be a mapping of numbers")
+    for key, figure in figures.items():
+        if not isinstance(figure, int | float) or isinstance(figure, bool) or abs(figure) > 1e300:
+            raise ValueError(f"{name}.{printable(key)[:40]} is {shortened(figure)}, must be a number")

@@ -13,13 +13,16 @@ places. Names, as in the paper:
 Everything here knows neither files nor sessions.
 """
 
+from typing import Literal, get_args
+
 import numpy as np
 import numpy.typing as npt
 
 from .errors import DecompositionError
 from .types import Array
 
-POOLINGS = ("avg", "max", "gem", "avgmax", "catavgmax")
+Pooling = Literal["avg", "max", "gem", "avgmax", "catavgmax"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 GEM_EPS = 1e-6
 
 

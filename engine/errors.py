@@ -15,15 +15,15 @@ class ImageError(SimmapError):
 
 
 class ArtifactError(SimmapError):
-    """A model file that is not a simmap artifact, or whose contract does not hold."""
+    """A model file that is not a simmap artifact, is damaged, or does not do what its contract says."""
 
 
 class DeviceError(SimmapError):
-    """A device or a runtime that was asked for and is not to be had."""
+    """A device, or ONNX Runtime itself, that is unavailable."""
 
 
 class ConfigError(SimmapError):
-    """A YAML file or an option with an unknown key, a wrong type or a wrong value."""
+    """A YAML file, option or argument with an unknown key, a wrong type or an invalid value."""
 
 
 class OutputError(SimmapError):
@@ -35,7 +35,7 @@ class StoreError(SimmapError):
 
 
 class DecompositionError(SimmapError, ValueError):
-    """Arrays that cannot be decomposed: wrong shapes, a zero vector, NaN or infinity."""
+    """Arrays that have no similarity map: wrong shapes, a zero vector, NaN or infinity."""
 
 
 class ExportError(SimmapError):

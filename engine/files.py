@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import OutputError, printable
 
 
 def absolute(path: str | Path) -> str:
@@ -22,14 +22,18 @@ def check_output(path: str | Path, *, force: bool) -> Path:
             exists and ``force`` is false.
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give a file name")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if path.exists() and not force:
-        raise OutputError(f"{path}: exists already; add --force (force=True) to overwrite it")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: the folder {path.parent} is not writable")
+    name, folder = printable(str(path)), path.parent
+    try:
+        if path.is_dir():
+            raise OutputError(f"{name}: is a folder; give a file name")
+        if not folder.is_dir():
+            raise OutputError(f"{name}: the folder {printable(str(folder))} does not exist; create it first")
+        if path.exists() and not force:
+            raise OutputError(f"{name}: exists already; add --force (force=True) to overwrite it")
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"{name}: the folder {printable(str(folder))} is not writable")
+    except OSError as error:  # a name too long, a folder without permission
+        raise OutputError(f"{name}: cannot be written: {error.strerror or error}") from error
     return path
 
 
@@ -59,7 +63,7 @@ def replacing(path: str | Path, *, force: bool) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{printable(str(path))}: cannot be written: {error.strerror or error}") from error
     finally:
         if name:
             with suppress(OSError):
@@ -67,7 +71,7 @@ def replacing(path: str | Path, *, force: bool) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` outlast a loss of power, where the file system can."""
+    """Make renames in ``folder`` survive a loss of power, where the file system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from .errors import ConfigError
+from .errors import ConfigError, printable
 
 
 def from_mapping(target: Any, value: object, name: str) -> Any:
@@ -28,7 +28,7 @@ def from_mapping(target: Any, value: object, name: str) -> Any:
         hints = typing.get_type_hints(target)
         for key in value:
             if key not in hints:
-                raise ValueError(f"{name} has the unknown key {key!r}; allowed are {', '.join(hints)}")
+                raise ValueError(f"{name} has the unknown key {_key(key)!r}; allowed are {', '.join(hints)}")
         # A flat name for the fields at the top, a dotted one below: what a user searches for.
         prefix = "" if "." not in name and name in ("contract", "options", "recipe") else f"{name}."
         given = {key: from_mapping(hints[key], item, f"{prefix}{key}") for key, item in value.items()}
@@ -45,7 +45,7 @@ def from_mapping(target: Any, value: object, name: str) -> Any:
         return from_mapping(target, value, name)
     if origin is Literal:
         if value not in arguments or isinstance(value, bool):
-            raise ValueError(f"{name} is {value!r}, must be one of {', '.join(map(str, arguments))}")
+            raise ValueError(f"{name} is {shortened(value)}, must be one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(arguments):
@@ -57,13 +57,18 @@ def from_mapping(target: Any, value: object, name: str) -> Any:
         if not isinstance(value, dict):
             raise TypeError(f"{name} is {_kind(value)}, must be a mapping")
         return {
-            from_mapping(arguments[0], k, f"{name} key"): from_mapping(arguments[1], v, f"{name}.{k}")
+            from_mapping(arguments[0], k, f"{name} key"): from_mapping(
+                arguments[1], v, f"{name}.{printable(str(_key(k)))}"
+            )
             for k, v in value.items()
         }
     if target is Any:
         return value
     if target is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name} is {shortened(value)}, which is too large") from None
     if not isinstance(value, target) or (isinstance(value, bool) and target is not bool):
         raise TypeError(f"{name} is {_kind(value)}, must be {_TYPE_NAMES.get(target, target.__name__)}")
     return value
@@ -72,10 +77,23 @@ def from_mapping(target: Any, value: object, name: str) -> Any:
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
+def shortened(value: object) -> str:
+    """A value of any kind and size as an error names it."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # very deep, or a number of thousands of digits
+        text = "..."
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
 def _kind(value: object) -> str:
-    """The value and its type, as an error names it."""
-    text = repr(value)
-    return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"
+    """The value and its type."""
+    return f"{shortened(value)} ({type(value).__name__})"
+
+
+def _key(key: object) -> object:
+    """A key as an error names it."""
+    return key[:40] + "..." if isinstance(key, str) and len(key) > 43 else key
 
 
 def _is_required(item: Any) -> bool:
@@ -111,7 +129,7 @@ def build(target: Any, data: Mapping[str, Any], *, kind: str, where: str | Path)
     """Make the dataclass ``target`` from ``data``; ``where`` is named in errors.
 
     Raises:
-        ConfigError: an unknown or missing key, a wrong type, a value that cannot be.
+        ConfigError: an unknown or missing key, a wrong type or an invalid value.
     """
     try:
         return from_mapping(target, dict(data), kind)

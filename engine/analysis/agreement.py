@@ -1,4 +1,4 @@
-"""Whether another model may take a model's place."""
+"""Whether one model may replace another."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -60,11 +60,11 @@ def agreement(
     pairs: int = 200,
     seed: int = 0,
 ) -> Agreement:
-    """Hold a second model against a first: a smaller precision, or a new checkpoint.
+    """Compare how a second model ranks and explains with a first: a smaller precision, or a new checkpoint.
 
     Args:
-        engine: the model that is trusted.
-        other: the one that may take its place; its embeddings may have another size.
+        engine: the reference model.
+        other: the model that may replace it; its embeddings may have another size.
         sources: at least three images.
         embeddings: (n, D) of the sources by each of the two models, where they are known already.
         pairs: of how many images, drawn by ``seed``, whole rankings and the maps with their nearest are

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import decompose
 from ..engine import Engine
+from ..errors import ConfigError
 from ..images.photo import Source
 from ..results import Vector
 from ..types import Array
@@ -19,8 +20,8 @@ class ClassMaps:
     Attributes:
         images: the members.
         maps: (H, W) of each: the mean of its maps with the other members (their sum over n - 1, so that
-            classes of different sizes compare), less, where there is one, its mean map with the outside.
-        cohesion: mean cosine of each member with the others, less that with the outside.
+            classes of different sizes can be compared), minus its mean map with the outside, if any.
+        cohesion: mean cosine of each member with the others, minus that with the outside.
         sources: the members' photos.
     """
 
@@ -43,13 +44,18 @@ def class_maps(engine: Engine, sources: Sequence[Source], *, outside: Array | No
     Args:
         engine: the network.
         sources: at least two images of one class.
-        outside: (n, D) embeddings of images of other classes; the mean map with them is taken off, which
-            leaves what makes this class this class.
+        outside: (n, D) embeddings of images of other classes; the mean map with them is subtracted, which
+            leaves what distinguishes the class.
 
     Raises:
-        DecompositionError: fewer than two images.
+        ConfigError: fewer than two images.
         ImageError: an image cannot be read, or its embedding is zero or not finite.
     """
+    if len(sources) < 2:
+        raise ConfigError(
+            f"a class needs at least two images to have something in common, this one has {len(sources)}; "
+            "add images of the same class"
+        )
     # Twice through the network, so that of a large class only vectors and maps are kept.
     images = tuple(engine.vectors(sources))
     embeddings = np.array([image.embedding for image in images])

@@ -68,7 +68,7 @@ class Contrast:
     """The same query under several models.
 
     Attributes:
-        rows: one a model, in order.
+        rows: one per model, in order.
         photo: the query.
     """
 
@@ -88,8 +88,8 @@ def contrast(
     """One query under several models.
 
     Args:
-        engines: one a model, in the order of the rows.
-        query: the image to ask for.
+        engines: one per model, in the order of the rows.
+        query: the image that the others are compared with.
         candidates: the same images for every model, or, with ``k``, a folder's images of which each
             model shows its own ``k`` most similar.
         names: of the rows; by default the models' file names, with their folders where two are equal.
@@ -114,11 +114,11 @@ def contrast(
     if k is not None and k < 1:
         raise ConfigError(f"k is {k}, must be 1 or more")
     photo = engines[0].load(query)
-    shown = list(range(len(candidates)))
+    allowed = list(range(len(candidates)))
     if k is not None and (own := _file_of(query)) is not None:
         # A query in the folder is no answer to itself.
-        shown = [i for i in shown if _file_of(candidates[i]) != own]
-        if not shown:
+        allowed = [i for i in allowed if _file_of(candidates[i]) != own]
+        if not allowed:
             raise ConfigError(
                 f"{photo.name}: is the only image to choose from; add others to compare it with"
             )
@@ -127,14 +127,14 @@ def contrast(
         (asked,) = engine.embed([photo])
         units = decompose.unit(np.array([vector.embedding for vector in engine.vectors(candidates)]))
         scores = units @ decompose.unit(asked.embedding)
-        chosen = shown if k is None else sorted(shown, key=lambda i: -scores[i])[:k]
-        found = []
+        chosen = allowed if k is None else sorted(allowed, key=lambda i: -scores[i])[:k]
+        row: list[Candidate] = []
         images = engine.maps([candidates[i] for i in chosen], decompose.unit(asked.embedding))
         for i, image in zip(chosen, images, strict=True):
             maps = asked.map_against(image), image.map
             label = None if labels is None else labels[i]
-            found.append(Candidate(image, float(scores[i]), maps, candidates[i], label))
-        correlation = _correlation(rows[-1].candidates, found) if rows else None
+            row.append(Candidate(image, float(scores[i]), maps, candidates[i], label))
+        correlation = _correlation(rows[-1].candidates, row) if rows else None
         recall = None
         if labels is not None:
             # Without two images of one class nothing can be retrieved, but a contrast can be seen.
@@ -148,7 +148,7 @@ def contrast(
                 contract.fingerprint,
                 contract.pooling,
                 asked,
-                tuple(found),
+                tuple(row),
                 correlation,
                 recall,
             )
@@ -162,10 +162,10 @@ def _file_of(source: Source) -> Path | None:
 
 def _correlation(before: Sequence[Candidate], after: Sequence[Candidate]) -> float | None:
     known = {candidate.image.path: candidate for candidate in before}
-    found = [
+    correlations = [
         map_correlation(one, other)
         for candidate in after
         if candidate.image.path in known
         for one, other in zip(known[candidate.image.path].maps, candidate.maps, strict=True)
     ]
-    return float(np.mean(found)) if found else None
+    return float(np.mean(correlations)) if correlations else None

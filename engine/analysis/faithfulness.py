@@ -105,8 +105,8 @@ def faithfulness(
             for kind, here, there in (("deletion", pixels, blurred), ("insertion", blurred, pixels)):
                 counts = np.linspace(0, len(ranking), steps + 1).round()
                 altered = (np.where((place[cells] < n)[..., None], there, here) for n in counts)
-                found = [decompose.unit(vector.embedding) @ direction for vector in engine.vectors(altered)]
-                curves[kind][order].append(np.array(found) / score)
+                scores = [decompose.unit(vector.embedding) @ direction for vector in engine.vectors(altered)]
+                curves[kind][order].append(np.array(scores) / score)
     if not kept:
         raise ConfigError(f"none of {len(pairs)} pairs has a score above {LEAST_SCORE}; take similar images")
     deletion, insertion = (

@@ -63,8 +63,8 @@ def retrieval(embeddings: Array, labels: Sequence[str | None]) -> Retrieval:
     classes = np.array([-1 if label is None else names.index(label) for label in labels])
     first = fifth = average = 0.0
     depth = max(5, max(counts.values()) - 1)
-    for query, found in ranked_neighbours(decompose.unit(embeddings), queries, depth):
-        right = classes[found] == classes[query]
+    for query, neighbours in ranked_neighbours(decompose.unit(embeddings), queries, depth):
+        right = classes[neighbours] == classes[query]
         relevant = counts[str(labels[query])] - 1
         first += right[0]
         fifth += right[:5].any()

@@ -1,22 +1,27 @@
-"""Optimised graphs, kept on disk for the next start."""
+"""Optimised graphs, kept on disk for the next start.
+
+A kept graph also records that its artifact was checked, so that a warm start need not check it again.
+"""
 
 import hashlib
+import logging
 import os
 import platform
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..contract import CONTRACT_KEY
-from ..errors import ArtifactError
-from .ort import CPU, create_session
+from ..errors import ArtifactError, printable
+from .ort import CPU, create_session, import_runtime
 
 CACHE_BYTES = 2 << 30  # of all cached graphs; the one that was used longest ago goes first
 _GRAPH, _PART = ".simmap-graph", ".simmap-part"
+_FORM = 2  # of what a kept graph stands for: from 2 on, its artifact was checked
 
 
 def cache_folder() -> Path | None:
@@ -32,54 +37,88 @@ def cache_folder() -> Path | None:
     return None
 
 
-def create_cached(ort: Any, path: Path, options: Any, folder: Path) -> Any:
-    """A session by way of the cache; None where the cache is of no use, for whatever reason."""
+def create_cached(path: Path, options: Any, folder: Path, create: Callable[[list[Any]], Any]) -> Any:
+    """An ``InferenceSession`` by way of the cache.
+
+    Args:
+        path: the artifact.
+        options: ``SessionOptions`` for the CPU.
+        folder: of the cache; it is made where it is missing.
+        create: makes a session of the artifact with these options, by the providers that it is given; what
+            it refuses by an error is not kept.
+
+    Returns:
+        None where the cache is of no use, for whatever reason.
+    """
     try:
         if path.stat().st_size > CACHE_BYTES // 4:  # float16 weights are kept as float32
             return None
-        key = _cache_key(ort, path)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = _cache_key(path)
         kept = folder / f"{key}{_GRAPH}"
+        if not _is_private(folder) or (kept.exists() and not _is_private(kept)):
+            return None
         if _is_intact(kept, key):
             # As it is stored: no pass over the graph is needed.
             level = options.graph_optimization_level
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = import_runtime().GraphOptimizationLevel.ORT_DISABLE_ALL
             with suppress(ArtifactError):
-                run = create_session(ort, kept, options, [CPU])
+                inference = create_session(kept, options, [CPU])
                 with suppress(OSError):
                     os.utime(kept)  # the date of its last use
-                return run
+                return inference
             options.graph_optimization_level = level
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _part(folder) as part:
             options.optimized_model_filepath = str(part)
-            run = create_session(ort, path, options, [CPU])
+            inference = create([CPU])
             with suppress(OSError):
-                # Not what will be refused, nor a file that was replaced while it was read.
-                if CONTRACT_KEY in run.get_modelmeta().custom_metadata_map and _cache_key(ort, path) == key:
+                # Not a file that was replaced while it was read.
+                if _cache_key(path) == key:
                     _seal(part, key)
                     part.replace(kept)
                     _prune(folder)
-            return run
-    except (OSError, ArtifactError):  # not writable, full, or changed by others meanwhile
+            return inference
+    except (OSError, ArtifactError):  # not writable, full, changed by others meanwhile, or refused
         return None
     finally:
         options.optimized_model_filepath = ""
 
 
-def _cache_key(ort: Any, path: Path) -> str:
+def _is_private(path: Path) -> bool:
+    """Whether nobody else can have written a folder or file: a graph decides what an artifact gives."""
+    if not hasattr(os, "geteuid"):  # Windows
+        return True
+    found = path.stat()
+    if found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+        return True
+    _warn(path)
+    return False
+
+
+@cache  # one line a path, however many sessions a process opens
+def _warn(path: Path) -> None:
+    logging.getLogger("simmap").warning(
+        "simmap: %s: belongs to another user or can be written by others, so no graph is cached; "
+        "take it over (chmod go-w), or set SIMMAP_CACHE to a folder of your own",
+        printable(str(path)),
+    )
+
+
+def _cache_key(path: Path) -> str:
     """Of all that the optimised graph depends on.
 
     The file counts by its name, times, size and inode: hashing its content would cost about half of what the
     cache saves. The time of its last change (``st_ctime``) cannot be set, so a file that is written
     over, even with its old date, has another key.
     """
+    ort = import_runtime()
     file = path.resolve().stat()
     parts = (
         path.resolve(),
         *(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns),
-        *(ort.__version__, ort.get_build_info(), platform.machine(), _cpu()),
+        *(_FORM, ort.__version__, ort.get_build_info(), platform.machine(), _cpu()),
     )
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _cpu() -> str:
@@ -89,8 +128,8 @@ def _cpu() -> str:
             first = stream.read(8192).split("\n\n")[0]
     except OSError:
         return platform.processor()
-    told = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features")
-    return "\n".join(line for line in first.splitlines() if line.startswith(told))
+    kinds = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features")
+    return "\n".join(line for line in first.splitlines() if line.startswith(kinds))
 
 
 # Field 2047 of the model, a fixed32 that protobuf's readers do not know and so pass over.

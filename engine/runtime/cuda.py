@@ -26,46 +26,58 @@ _PORTABLE = 1  # cudaHostAllocPortable: page-locked for every device
 class Lanes:
     """The runs of one session, any number of them at the same time."""
 
-    def __init__(self, run: Any, maps: Any | None, kind: str, index: int) -> None:
-        """Of ONNX Runtime's sessions.
+    def __init__(self, inference: Any, maps: Any | None, kind: str, index: int) -> None:
+        """For ONNX Runtime's sessions.
 
         Args:
-            run: of the artifact.
+            inference: of the artifact.
             maps: of the artifact's graph of maps (see ``export.graph.map_graph``), or None.
             kind, index: the device on which both run, in ONNX Runtime's words: ``cuda`` or ``cpu``.
         """
-        self.run, self.maps, self.kind, self.index = run, maps, kind, index
-        self._input = run.get_inputs()[0].name
+        self.inference, self.maps, self.kind, self.index = inference, maps, kind, index
+        self._input = inference.get_inputs()[0].name
         # Of an output for one image, by the image's size; not known before the first run.
         self._shapes: dict[tuple[str, tuple[int, ...]], tuple[int, ...]] = {}
         self._free: list[_Buffers] = []
 
-    def infer(self, images: Sequence[Pixels], outputs: Sequence[str]) -> list[Array]:
-        """The outputs (N, ...) for N images (height, width, 3) of one size; what is not asked for stays."""
+    def infer(
+        self, images: Sequence[Pixels], outputs: Sequence[str], options: Any | None = None
+    ) -> list[Array]:
+        """The outputs (N, ...) for N images (height, width, 3) of one size; the other outputs stay there.
+
+        Args:
+            images: N images (height, width, 3) of one size.
+            outputs: names of outputs.
+            options: ``RunOptions``.
+        """
         buffers = self._take()
-        try:
-            binding = self._bound(images, buffers)
-            size = images[0].shape
-            direct: dict[str, Array] = {}
-            for name in outputs:
-                shape = self._shapes.get((name, size))
-                if shape is None:
-                    binding.bind_output(name)
-                    continue
-                value = direct[name] = buffers.array(name, (len(images), *shape), np.dtype(np.float32))
-                binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
-            self.run.run_with_iobinding(binding)
-            found = dict(zip(outputs, binding.get_outputs(), strict=True))
-            # The buffers are the next run's.
-            values = [direct[name].copy() if name in direct else found[name].numpy() for name in outputs]
-            for name, value in zip(outputs, values, strict=True):
-                self._shapes[name, size] = value.shape[1:]
-            return values
-        finally:
-            self._free.append(buffers)
+        binding = self._bound(images, buffers)
+        size = images[0].shape
+        direct: dict[str, Array] = {}
+        for name in outputs:
+            shape = self._shapes.get((name, size))
+            if shape is None:
+                binding.bind_output(name)
+                continue
+            value = direct[name] = buffers.array(name, (len(images), *shape), np.dtype(np.float32))
+            binding.bind_output(name, "cpu", 0, np.float32, value.shape, value.ctypes.data)
+        self.inference.run_with_iobinding(binding, options)
+        given = dict(zip(outputs, binding.get_outputs(), strict=True))
+        # The next run writes into the buffers.
+        values = [direct[name].copy() if name in direct else given[name].numpy() for name in outputs]
+        for name, value in zip(outputs, values, strict=True):
+            self._shapes[name, size] = value.shape[1:]
+        # Not after an error: the device may still be writing.
+        self._free.append(buffers)
+        return values
 
     def infer_maps(
-        self, images: Sequence[Pixels], vector: str, places: str, directions: Array
+        self,
+        images: Sequence[Pixels],
+        vector: str,
+        places: str,
+        directions: Array,
+        options: Any | None = None,
     ) -> tuple[Array, Array]:
         """The output ``vector`` (N, D), and ``places . directions`` (N, H, W) without a copy of the places.
 
@@ -73,28 +85,28 @@ class Lanes:
             images: N images (height, width, 3) of one size.
             vector, places: names of outputs.
             directions: (N, D).
+            options: ``RunOptions``.
         """
         assert self.maps is not None
         buffers = self._take()
-        try:
-            binding = self._bound(images, buffers)
-            binding.bind_output(vector)
-            binding.bind_output(places, self.kind, self.index)
-            self.run.run_with_iobinding(binding)
-            embeddings, feature = binding.get_outputs()
-            mapping = self.maps.io_binding()
-            mapping.bind_ortvalue_input("places", feature)
-            mapping.bind_cpu_input("directions", np.ascontiguousarray(directions, dtype=np.float32))
-            mapping.bind_output("maps")
-            self.maps.run_with_iobinding(mapping)
-            return embeddings.numpy(), mapping.get_outputs()[0].numpy()
-        finally:
-            self._free.append(buffers)
+        binding = self._bound(images, buffers)
+        binding.bind_output(vector)
+        binding.bind_output(places, self.kind, self.index)
+        self.inference.run_with_iobinding(binding, options)
+        embeddings, feature = binding.get_outputs()
+        mapping = self.maps.io_binding()
+        mapping.bind_ortvalue_input("places", feature)
+        mapping.bind_cpu_input("directions", np.ascontiguousarray(directions, dtype=np.float32))
+        mapping.bind_output("maps")
+        self.maps.run_with_iobinding(mapping, options)
+        values = embeddings.numpy(), mapping.get_outputs()[0].numpy()
+        self._free.append(buffers)
+        return values
 
     def _bound(self, images: Sequence[Pixels], buffers: "_Buffers") -> Any:
         batch = buffers.array(self._input, (len(images), *images[0].shape), np.dtype(np.uint8))
         np.stack(images, out=batch)
-        binding = self.run.io_binding()
+        binding = self.inference.io_binding()
         binding.bind_cpu_input(self._input, batch)
         return binding
 

@@ -1,30 +1,58 @@
-"""The device that was asked for is the device that is taken."""
+"""The device that is asked for is the device that is taken."""
 
 import io
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ArtifactError, DeviceError
 from .cache import cache_folder, create_cached
-from .ort import CPU, CUDA, create_session
-
-if TYPE_CHECKING:
-    pass
+from .ort import CPU, CUDA, import_runtime
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
-        raise DeviceError(f"device is {device!r}, must be auto, cpu, cuda or cuda:N")
+    """The kind of a device and its number.
+
+    Raises:
+        DeviceError: it is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    kind, colon, index = device.partition(":")
+    numbered = kind == "cuda" and index.isascii() and index.isdigit() and len(index) < 4
+    if kind not in ("auto", "cpu", "cuda") or (colon and not numbered):
+        raise DeviceError(f"device is {device[:40]!r}, must be auto, cpu, cuda or cuda:N")
     return kind, int(index or 0)
 
 
 def open_on_device(
-    ort: Any, path: Path, options: Any, kind: str, index: int, tf32: bool, cache: bool
+    path: Path,
+    options: Any,
+    create: Callable[[list[Any]], Any],
+    *,
+    kind: str,
+    index: int,
+    tf32: bool,
+    cache: bool,
 ) -> tuple[Any, str]:
-    """Create the session; ORT itself only warns when CUDA is not to be had (onnxruntime#23372)."""
-    cuda_built = CUDA in ort.get_available_providers()
+    """Create the ``InferenceSession`` of an artifact, by way of the cache on the CPU.
+
+    ONNX Runtime itself only warns where CUDA is unavailable (microsoft/onnxruntime#23372).
+
+    Args:
+        path: the artifact.
+        options: ``SessionOptions``.
+        create: makes a session of the file with these options, by the providers that it is given.
+        kind, index: as ``parse_device`` gives them.
+        tf32, cache: as for ``open_session``.
+
+    Returns:
+        The session, and the device taken: ``cpu`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: CUDA is asked for and unavailable.
+        ArtifactError: what ``create`` raises.
+    """
+    cuda_built = CUDA in import_runtime().get_available_providers()
     if kind == "cuda" and not cuda_built:
         raise DeviceError(
             "device 'cuda': this ONNX Runtime is built without CUDA; run: "
@@ -32,42 +60,39 @@ def open_on_device(
         )
     if kind == "cpu" or not cuda_built:
         folder = cache_folder() if cache else None
-        run = None if folder is None else create_cached(ort, path, options, folder)
-        return run or create_session(ort, path, options, [CPU]), "cpu"
-    run, reason = _open_cuda(ort, path, options, cuda_settings(index, tf32))
-    if run is not None:
-        return run, f"cuda:{index}"
+        inference = None if folder is None else create_cached(path, options, folder, create)
+        return inference or create([CPU]), "cpu"
+    inference, reason = _open_cuda(create, cuda_settings(index, tf32))
+    if inference is not None:
+        return inference, f"cuda:{index}"
     # A broken model fails on the CPU as well, and says so.
-    run = create_session(ort, path, options, [CPU])
+    inference = create([CPU])
     if kind == "cuda":
         raise DeviceError(
             f"device 'cuda:{index}' cannot be used: {reason}; check the driver with nvidia-smi, and the "
             "CUDA and cuDNN libraries with: pip install 'onnxruntime-gpu[cuda,cudnn]'"
         )
-    return run, "cpu"
+    return inference, "cpu"
 
 
-def _open_cuda(ort: Any, path: Path, options: Any, settings: dict[str, str]) -> tuple[Any, str]:
+def _open_cuda(create: Callable[[list[Any]], Any], settings: dict[str, str]) -> tuple[Any, str]:
     """A session that really got CUDA, or None and why not."""
-    told = io.StringIO()
-    # What ONNX Runtime prints and logs of missing libraries would spoil a report on stdout or an error on
-    # stderr; the first line of it is part of ours.
-    ort.set_default_logger_severity(4)
+    # What is printed of missing libraries would spoil a report on stdout; its first line is part of ours.
+    printed = io.StringIO()
     try:
-        with redirect_stdout(told):
-            ort.preload_dlls()
-        run = create_session(ort, path, options, [(CUDA, settings), CPU])
-        if run.get_providers()[0] == CUDA:
-            return run, ""
+        with redirect_stdout(printed):
+            import_runtime().preload_dlls()
+        inference = create([(CUDA, settings), CPU])
+        if inference.get_providers()[0] == CUDA:
+            return inference, ""
     except ArtifactError as error:
         return None, str(error)
-    finally:
-        ort.set_default_logger_severity(2)
-    missing = told.getvalue().splitlines()
+    missing = printed.getvalue().splitlines()
     return None, missing[0].partition(":")[0] if missing else "the session fell back to the CPU"
 
 
 def cuda_settings(index: int, tf32: bool) -> dict[str, str]:
+    """Options of the CUDA provider."""
     # cuDNN's exhaustive search stalls on every new input shape.
     return {
         "device_id": str(index),

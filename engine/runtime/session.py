@@ -1,20 +1,25 @@
-"""An open artifact whose contract has been held against its graph."""
+"""An open artifact whose contract has been checked against its graph."""
 
+import json
+import stat
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..contract import MAPS_KEY, Contract
-from ..errors import ArtifactError
+from ..contract import CONTRACT_KEY, MAPS_KEY, Contract
+from ..errors import ArtifactError, printable
+from ..places import SumCheck
 from ..types import Array, Pixels
 from .cpus import usable_cpus
 from .cuda import Lanes
 from .device import cuda_settings, open_on_device, parse_device
-from .ort import CPU, CUDA, import_runtime, one_line
+from .fingerprint import fingerprint, read_stored
+from .ort import CPU, CUDA, create_session, import_runtime, one_line, session_options
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,25 +30,42 @@ class Session:
     """An open artifact.
 
     Attributes:
-        run: ONNX Runtime's session.
+        inference: ONNX Runtime's session.
         contract: what the artifact says of itself, checked against the graph's own signature.
         device: the device really taken, ``cpu`` or ``cuda:N``.
         path: the artifact's file.
+        sums: whether what its places add is checked in the next run.
         lanes: how CUDA runs it; None on the CPU.
     """
 
-    run: "onnxruntime.InferenceSession"
+    inference: "onnxruntime.InferenceSession"
     contract: Contract
     device: str
     path: Path
+    sums: SumCheck
     lanes: Lanes | None = None
 
-    def infer(self, images: Sequence[Pixels], outputs: Sequence[str]) -> list[Array]:
+    @cached_property
+    def _input(self) -> str:
+        return cast(str, self.inference.get_inputs()[0].name)
+
+    @property
+    def maps_stay_on_device(self) -> bool:
+        """Whether ``infer_maps`` can be used: on CUDA, for an artifact with a graph of maps."""
+        return self.lanes is not None and self.lanes.maps is not None
+
+    def infer(
+        self,
+        images: Sequence[Pixels],
+        outputs: Sequence[str],
+        options: "onnxruntime.RunOptions | None" = None,
+    ) -> list[Array]:
         """Run the network.
 
         Args:
             images: N arrays (height, width, 3) of one size.
             outputs: names of outputs; on CUDA the others are not copied from the device.
+            options: of this run; setting their ``terminate`` in another thread ends it by an error.
 
         Returns:
             The outputs (N, ...) in their order.
@@ -53,31 +75,35 @@ class Session:
         """
         try:
             if self.lanes is not None:
-                return self.lanes.infer(images, outputs)
-            feed = {self.run.get_inputs()[0].name: np.stack(images)}
-            return cast(list[Array], self.run.run(list(outputs), feed))
+                return self.lanes.infer(images, outputs, options)
+            feed = {self._input: np.stack(images)}
+            return cast(list[Array], self.inference.run(list(outputs), feed, options))
         except Exception as error:  # ORT's exceptions share no public base class
-            raise ArtifactError(f"{self.path}: the network failed: {one_line(error)}") from error
+            raise self._failure(error) from error
 
-    def infer_maps(self, images: Sequence[Pixels], directions: Array) -> tuple[Array, Array] | None:
-        """Embeddings (N, D) and ``parts . directions`` (N, H, W), the feature map staying where it is.
+    def infer_maps(
+        self, images: Sequence[Pixels], directions: Array, options: "onnxruntime.RunOptions | None" = None
+    ) -> tuple[Array, Array]:
+        """Embeddings (N, D) and ``parts . directions`` (N, H, W), while the feature map stays on the device.
+
+        Only where ``maps_stay_on_device``.
 
         Args:
             images: N arrays (height, width, 3) of one size.
             directions: (N, D).
-
-        Returns:
-            None on the CPU, where nothing is gained, and for an artifact without a graph of maps.
+            options: as for ``infer``.
 
         Raises:
             ArtifactError: the network failed.
         """
-        if self.lanes is None or self.lanes.maps is None:
-            return None
+        assert self.lanes is not None
         try:
-            return self.lanes.infer_maps(images, *self.contract.explained, directions)
+            return self.lanes.infer_maps(images, *self.contract.explained, directions, options)
         except Exception as error:
-            raise ArtifactError(f"{self.path}: the network failed: {one_line(error)}") from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> ArtifactError:
+        return ArtifactError(f"{printable(str(self.path))}: the network failed: {one_line(error)}")
 
 
 def open_session(
@@ -88,60 +114,121 @@ def open_session(
     tf32: bool = False,
     cache: bool = False,
 ) -> Session:
-    """Open an artifact on a device and check that its contract tells the truth.
+    """Open an artifact on a device, and check its contract and its weights.
 
     Args:
         path: the ``.onnx`` file.
-        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: CUDA where it can be had, else the CPU.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: CUDA where it is available, else the CPU.
         threads: of one run on the CPU; 0 takes every CPU that this process may use.
         tf32: let CUDA round float32 products to TF32: faster, and maps differ in the third digit.
-        cache: on the CPU, keep the optimised graph for the next time, and take it where it is kept.
+        cache: on the CPU, keep the optimised graph for the next time, and use it where it is kept. The
+            weights of a file whose graph is kept were checked when it was made, and are not read again.
 
     Raises:
-        DeviceError: the device is not to be had; the message says what is missing.
-        ArtifactError: the file is missing, not ONNX, not an artifact, or its contract does not hold.
+        DeviceError: the device is unavailable; the message says what is missing.
+        ArtifactError: the file is missing, not ONNX or not an artifact, its contract does not fit its
+            graph, or its weights do not match its fingerprint.
     """
     path = Path(path)
     kind, index = parse_device(device)
-    if path.is_dir():
-        raise ArtifactError(f"{path}: is a folder; give the .onnx file in it")
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such model file")
-    ort = import_runtime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cpus()
-    # Threads that spin while they wait cost a busy machine more than they save an idle one.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what goes wrong is raised below, in one line
-    run, taken = open_on_device(ort, path, options, kind, index, tf32, cache)
-    meta = run.get_modelmeta().custom_metadata_map
-    contract = Contract.from_metadata(meta, name=str(path))
-    _check_signature(run, contract, path)
-    if taken == "cpu":
-        return Session(run, contract, taken, path)
-    maps = _open_maps(ort, path, options, cuda_settings(index, tf32), meta.get(MAPS_KEY))
-    return Session(run, contract, taken, path, Lanes(run, maps, "cuda", index))
+    _check_file(path)
+    options = session_options(threads or usable_cpus())
+    create = partial(_create_checked, path, options)
+    inference, taken = open_on_device(path, options, create, kind=kind, index=index, tf32=tf32, cache=cache)
+    contract = read_contract(inference, path)
+    on_cpu = taken == "cpu"
+    sums = SumCheck(contract, path, once=not on_cpu, tf32=tf32 and not on_cpu)
+    if on_cpu:
+        return Session(inference, contract, taken, path, sums)
+    graph = _metadata(inference, path).get(MAPS_KEY)
+    maps = None if graph is None else _open_maps(path, options, cuda_settings(index, tf32), graph)
+    return Session(inference, contract, taken, path, sums, Lanes(inference, maps, "cuda", index))
 
 
-def _open_maps(ort: Any, path: Path, options: Any, settings: dict[str, str], graph: str | None) -> Any:
-    """The artifact's graph of maps on the same device; None where there is none."""
-    if graph is None:
-        return None
+def _check_file(path: Path) -> None:
+    """Only a regular file is opened: reading a pipe would wait for ever."""
+    name = printable(str(path))
     try:
-        return ort.InferenceSession(b64decode(graph), options, providers=[(CUDA, settings), CPU])
-    except Exception as error:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(f"{name}: no such model file") from error
+    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ArtifactError(f"{name}: cannot be read: {reason}") from error
+    if stat.S_ISDIR(mode):
+        raise ArtifactError(f"{name}: is a folder; give the .onnx file in it")
+    if not stat.S_ISREG(mode):
+        raise ArtifactError(f"{name}: is not a regular file; give an .onnx file")
+
+
+def _create_checked(path: Path, options: Any, providers: list[Any]) -> Any:
+    """An ``InferenceSession`` of a file whose contract and weights have been checked."""
+    name = printable(str(path))
+    stored = None
+    try:
+        # Before the session, so that its memory is free again when the graph is loaded.
+        stored = read_stored(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{name}: cannot be read: {error.strerror or error}") from error
+    except ValueError:
+        pass  # ONNX Runtime says why, if it does not read it either
+    inference = create_session(path, options, providers)
+    expected = read_contract(inference, path).fingerprint
+    contract = json.loads(_metadata(inference, path)[CONTRACT_KEY])
+    if stored is None or fingerprint(stored, contract) != expected:
         raise ArtifactError(
-            f"{path}: its {MAPS_KEY} is no graph ({one_line(error)}); export it again"
+            f"{name}: its weights do not match its fingerprint; the file is damaged, copy or export it again"
+        )
+    return inference
+
+
+def run_options() -> "onnxruntime.RunOptions":
+    """Options of runs that may have to end early, for ``Session.infer``."""
+    return cast("onnxruntime.RunOptions", import_runtime().RunOptions())
+
+
+def _open_maps(path: Path, options: Any, settings: dict[str, str], graph: str) -> Any:
+    """The artifact's graph of maps on the same device."""
+    try:
+        return create_session(b64decode(graph, validate=True), options, [(CUDA, settings), CPU])
+    except (ArtifactError, ValueError) as error:
+        raise ArtifactError(
+            f"{printable(str(path))}: its {MAPS_KEY} is no graph ({one_line(error)}); export it again"
         ) from error
 
 
-def _check_signature(run: Any, contract: Contract, path: Path) -> None:
+def _metadata(inference: Any, path: Path) -> Mapping[str, str]:
+    try:
+        return cast(Mapping[str, str], inference.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"{printable(str(path))}: its metadata is not UTF-8; the file is damaged, copy or export it again"
+        ) from error
+
+
+def read_contract(inference: Any, path: Path) -> Contract:
+    """The contract of an open graph, checked against the graph's own inputs and outputs.
+
+    Raises:
+        ArtifactError: there is none, it is invalid, or it does not fit.
+    """
+    contract = Contract.from_metadata(_metadata(inference, path), name=printable(str(path)))
+    try:
+        _check_signature(inference, contract, path)
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"{printable(str(path))}: the names of its inputs or outputs are not UTF-8; export it again"
+        ) from error
+    return contract
+
+
+def _check_signature(inference: Any, contract: Contract, path: Path) -> None:
     """Hold the contract against the graph's own inputs and outputs."""
-    inputs = run.get_inputs()
+    inputs = inference.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 4:
         raise ArtifactError(
-            f"{path}: its input must be one uint8 tensor (N, height, width, 3), is "
-            f"{', '.join(f'{i.name} {i.type} {i.shape}' for i in inputs)}; export it again"
+            f"{printable(str(path))}: its input must be one uint8 tensor (N, height, width, 3), is "
+            f"{', '.join(f'{printable(i.name)} {i.type} {i.shape}' for i in inputs)}; export it again"
         )
     spec = contract.input
     size: tuple[int | None, ...] = (None, None) if spec.dynamic else (spec.height, spec.width)
@@ -155,12 +242,16 @@ def _check_signature(run: Any, contract: Contract, path: Path) -> None:
     }
     if contract.head == "none":
         expected["pooled"] = (None, contract.dimension)
-    outputs = {output.name: output for output in run.get_outputs()}
+    outputs = {output.name: output for output in inference.get_outputs()}
     for name in contract.outputs:
         if name not in outputs:
-            raise ArtifactError(f"{path}: lacks the output {name!r} that its contract names; export it again")
+            raise ArtifactError(
+                f"{printable(str(path))}: lacks the output {name!r} that its contract names; export it again"
+            )
         if outputs[name].type != "tensor(float)":
-            raise ArtifactError(f"{path}: its output {name!r} is {outputs[name].type}, must be float32")
+            raise ArtifactError(
+                f"{printable(str(path))}: its output {name!r} is {outputs[name].type}, must be float32"
+            )
         _check_shape(path, f"output {name!r}", outputs[name].shape, expected[name])
 
 
@@ -170,7 +261,8 @@ def _check_shape(path: Path, what: str, actual: list[Any], expected: tuple[int |
         not (isinstance(a, int) and e is not None) or a == e for a, e in zip(actual, expected, strict=True)
     )
     if not fits:
-        told = tuple("any" if e is None else e for e in expected)
+        promised = tuple("any" if e is None else e for e in expected)
         raise ArtifactError(
-            f"{path}: its {what} has shape {tuple(actual)}, but its contract says {told}; export it again"
+            f"{printable(str(path))}: its {what} has shape {tuple(actual)}, but its contract says "
+            f"{promised}; export it again"
         )

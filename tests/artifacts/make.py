@@ -3,6 +3,7 @@
 The engine's tests open them where neither torch nor onnx is installed.
 """
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,8 @@ sys.path.insert(0, str(HERE.parent / "export"))
 import onnx  # noqa: E402
 
 import networks  # noqa: E402
+from simmap.engine.contract import CONTRACT_KEY, Contract  # noqa: E402
+from simmap.engine.runtime.fingerprint import fingerprint, read_stored  # noqa: E402
 from simmap.export.exporter import export  # noqa: E402
 from simmap.export.recipe import load_recipe  # noqa: E402
 
@@ -53,6 +56,42 @@ def make(name: str, folder: Path) -> Path:
         return export(load_recipe(None, recipe), folder / f"{name}.onnx", force=True).path
 
 
+def make_endless(folder: Path) -> Path:
+    """``avg`` whose feature map goes 2^62 times round a loop; no gate would let it through."""
+    model = onnx.load(str(HERE / "avg.onnx"))
+    graph = model.graph
+    (producer,) = (node for node in graph.node if "conv" in node.output)
+    producer.output[list(producer.output).index("conv")] = "looped"
+    value = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Identity", ["go_on"], ["still_on"]),
+            onnx.helper.make_node("Neg", ["map"], ["next_map"]),
+        ],
+        "body",
+        [
+            value("turn", onnx.TensorProto.INT64, []),
+            value("go_on", onnx.TensorProto.BOOL, []),
+            value("map", onnx.TensorProto.FLOAT, None),
+        ],
+        [value("still_on", onnx.TensorProto.BOOL, []), value("next_map", onnx.TensorProto.FLOAT, None)],
+    )
+    loop = onnx.helper.make_node("Loop", ["turns", "true", "looped"], ["conv"], body=body)
+    graph.node.insert(list(graph.node).index(producer) + 1, loop)
+    graph.initializer.append(onnx.helper.make_tensor("turns", onnx.TensorProto.INT64, [], [2**62]))
+    graph.initializer.append(onnx.helper.make_tensor("true", onnx.TensorProto.BOOL, [], [True]))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    contract = json.loads(metadata[CONTRACT_KEY])
+    contract["fingerprint"] = fingerprint(read_stored(model.SerializeToString()), contract)
+    metadata[CONTRACT_KEY] = json.dumps(contract, sort_keys=True)
+    Contract.from_metadata(metadata, name="endless")
+    onnx.helper.set_model_props(model, metadata)
+    path = folder / "endless.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
 if __name__ == "__main__":
     for artifact in ARTIFACTS:
         print(make(artifact, HERE))
+    print(make_endless(HERE / "hostile"))

@@ -19,6 +19,7 @@ from simmap.engine.files import check_output, write_bytes
 
 NAMES = (
     "throughput",
+    "calls",
     "arithmetic",
     "decoding",
     "decomposition",

@@ -73,7 +73,7 @@ def forms(
 ) -> Iterator[Row]:
     """Ways to use ONNX Runtime."""
     outputs = full.contract.explained
-    entry = full.run.get_inputs()[0].name
+    entry = full.inference.get_inputs()[0].name
     directions = np.random.default_rng(1).normal(size=(len(images), full.contract.dimension))
 
     def run() -> object:
@@ -82,7 +82,9 @@ def forms(
     def timed(what: str, call: Callable[[], object], expected: str = "") -> Row:
         return compare(f"{what}, {name}", call, run, expected, options, wall=True)
 
-    yield timed("session.run / ours", lambda: full.run.run(list(outputs), {entry: np.stack(images)}), ">= 1")
+    yield timed(
+        "session.run / ours", lambda: full.inference.run(list(outputs), {entry: np.stack(images)}), ">= 1"
+    )
     yield timed("vectors only / with feature maps", lambda: full.infer(images, outputs[:1]), "<= 1")
     yield timed("maps on the device / feature maps", lambda: full.infer_maps(images, directions), "<= 1")
     yield timed("TF32 / fp32", lambda: fast.infer(images, outputs), "< 1")

@@ -46,7 +46,7 @@ def row(full: Report, other: Report, judged: dict[str, float], options: Settings
     """Time of one run, and in the note how near it is to float32."""
     # Where a session's memory happens to lie moves its time by some percent, so each side has several.
     runs = [
-        [open_session(report.path, device="cpu", threads=1).run for _ in range(SESSIONS)]
+        [open_session(report.path, device="cpu", threads=1).inference for _ in range(SESSIONS)]
         for report in (other, full)
     ]
     spec = full.contract.input

@@ -55,13 +55,13 @@ def outputs(model: Path, options: Settings) -> Row:
     """The map as a second output of one run."""
     session = open_session(model, device="cpu", threads=1)
     contract = session.contract
-    name = session.run.get_inputs()[0].name
+    name = session.inference.get_inputs()[0].name
     feed = {name: np.full((1, contract.input.height, contract.input.width, 3), 100, np.uint8)}
     both = ["embedding", "parts"] if contract.head == "affine" else ["pooled", "conv"]
     return compare(
         "run with the map / with the vector only",
-        lambda: session.run.run(both, feed),
-        lambda: session.run.run(both[:1], feed),
+        lambda: session.inference.run(both, feed),
+        lambda: session.inference.run(both[:1], feed),
         "<= 1.02",
         options,
     )
@@ -174,12 +174,12 @@ def cold(model: Path, paths: list[Path], options: Settings) -> Iterator[Row]:
 def necessary(model: Path) -> Callable[[Path], object]:
     """What must be done for one image, and nothing else."""
     session = open_session(model, device="cpu", threads=1)
-    name = session.run.get_inputs()[0].name
+    name = session.inference.get_inputs()[0].name
     wanted = ["embedding" if session.contract.head == "affine" else "pooled"]
 
     def work(path: Path) -> object:
         pixels, _ = preprocess(load(path).pixels, session.contract.input)
-        return session.run.run(wanted, {name: pixels[None]})
+        return session.inference.run(wanted, {name: pixels[None]})
 
     return work
 

@@ -12,7 +12,7 @@ from simmap.engine import ClassFigure, ContrastFigure, Engine
 from simmap.engine.analysis.agreement import map_correlation
 from simmap.engine.analysis.classes import class_maps
 from simmap.engine.analysis.contrast import contrast
-from simmap.engine.errors import ConfigError, DecompositionError, ImageError
+from simmap.engine.errors import ConfigError, ImageError
 from simmap.engine.options import Options
 
 NAMES = ("shipped", *sorted(path.stem for path in ARTIFACTS.glob("*.onnx") if path.stem != "fragile"))
@@ -83,7 +83,7 @@ def test_the_picture_of_a_large_class_stays_a_picture() -> None:
 
 def test_what_is_no_class_is_told(tmp_path: Path) -> None:
     engine = opened("avg")
-    with pytest.raises(DecompositionError, match="at least two images"):
+    with pytest.raises(ConfigError, match="at least two images to have something in common"):
         class_maps(engine, FILES[:1])
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"bad\.jpg"):

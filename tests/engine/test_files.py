@@ -30,6 +30,13 @@ def test_an_old_file_is_kept_without_force_and_replaced_with_it(tmp_path: Path) 
     assert path.read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "a\x1b[2J\n/out.bin"])
+def test_a_name_that_cannot_be_is_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"File name too long|does not exist; create it first") as caught:
+        check_output(tmp_path / name, force=True)
+    assert str(caught.value).isprintable()
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "out.bin"
     path.write_bytes(b"old")

@@ -19,15 +19,19 @@ from simmap.engine.errors import ConfigError, DecompositionError, ImageError
 from simmap.engine.runtime.cuda import Lanes, page_locked
 from simmap.engine.runtime.ort import CPU
 from simmap.engine.runtime.session import Session, open_session
+from simmap.engine.streams import Streams
 
 NAMES = sorted(path.stem for path in ARTIFACTS.glob("*.onnx"))
 
 
 def bound(session: Session) -> Lanes:
     """How CUDA would run it, on the CPU."""
-    graph = session.run.get_modelmeta().custom_metadata_map[MAPS_KEY]
+    graph = session.inference.get_modelmeta().custom_metadata_map[MAPS_KEY]
     return Lanes(
-        session.run, onnxruntime.InferenceSession(b64decode(graph), providers=[CPU]), kind="cpu", index=0
+        session.inference,
+        onnxruntime.InferenceSession(b64decode(graph), providers=[CPU]),
+        kind="cpu",
+        index=0,
     )
 
 
@@ -108,7 +112,9 @@ def test_memory_without_a_gpu_is_ordinary() -> None:
 def on_lanes(name: str) -> Engine:
     """An engine that takes every turn it would take on CUDA, on the CPU."""
     engine = Engine(ARTIFACTS / f"{name}.onnx", device="cpu")
-    engine._session = replace(engine._session, device="cuda:0", lanes=bound(engine._session))
+    session = engine._network.session
+    engine._network.session = replace(session, device="cuda:0", lanes=bound(session))
+    engine._streams = Streams(engine._network)
     return engine
 
 

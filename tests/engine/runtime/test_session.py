@@ -1,6 +1,5 @@
 """Sessions: the contract is held against the graph, the device that is asked for is the one taken."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from rewriting import rewritten, with_metadata
 
-from common import ARTIFACTS, MODEL
+from common import ARTIFACTS, MODEL, PHOTOS
 from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY
 from simmap.engine.errors import ArtifactError, DeviceError
 from simmap.engine.runtime import cache as graph_cache
@@ -21,36 +21,6 @@ from simmap.engine.runtime.cpus import usable_cpus
 from simmap.engine.runtime.session import Session, open_session
 
 BUILT_WITH_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-def rewritten(tmp_path: Path, source: Path, change: Any) -> Path:
-    """A copy of an artifact with a changed contract; written without the onnx package.
-
-    ``metadata_props`` is field 14 of ModelProto (key 1, value 2), and later fields of a protobuf win
-    over earlier ones of the same key when ONNX Runtime builds its map, so the changed entry is
-    appended after the old one is made unreadable under its own name.
-    """
-    data = source.read_bytes()
-    run = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
-    contract = json.loads(run.get_modelmeta().custom_metadata_map[CONTRACT_KEY])
-    schema = change(contract) or "1"
-    for key in (CONTRACT_KEY, SCHEMA_KEY):
-        assert data.count(key.encode()) == 1
-        data = data.replace(key.encode(), key.replace("simmap", "before").encode())
-
-    def entry(number: int, payload: bytes) -> bytes:
-        size, length = b"", len(payload)
-        while True:
-            size += bytes([length & 127 | (128 if length > 127 else 0)])
-            length >>= 7
-            if not length:
-                return bytes([number << 3 | 2]) + size + payload
-
-    for key, value in ((CONTRACT_KEY, json.dumps(contract)), (SCHEMA_KEY, schema)):
-        data += entry(14, entry(1, key.encode()) + entry(2, value.encode()))
-    path = tmp_path / "changed.onnx"
-    path.write_bytes(data)
-    return path
 
 
 def test_an_untouched_copy_opens(tmp_path: Path) -> None:
@@ -87,15 +57,44 @@ def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
             open_session(path, device="cpu")
 
 
+@pytest.mark.parametrize("key", [CONTRACT_KEY, SCHEMA_KEY])
+def test_metadata_that_is_not_utf8_is_one_line(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "bytes.onnx"
+    path.write_bytes(with_metadata((ARTIFACTS / "avg.onnx").read_bytes(), {key: b"\xff\xfe{}"}))
+    for cache in (True, False):
+        with pytest.raises(ArtifactError, match="its metadata is not UTF-8; the file is damaged") as caught:
+            open_session(path, device="cpu", cache=cache)
+        assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in files")
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "loop.onnx").symlink_to(tmp_path / "loop.onnx")
+    for name, reason in (
+        ("pipe.onnx", "is not a regular file"),
+        ("loop.onnx", "cannot be read"),
+        ("", "is a folder"),
+        ("none.onnx", "no such model file"),
+        ("n" * 300, "cannot be read: File name too long"),
+        ("a\0b.onnx", "cannot be read"),
+        ("a\x1b[2J\n.onnx", "no such model file"),
+    ):
+        with pytest.raises(ArtifactError, match=reason) as caught:
+            open_session(tmp_path / name, device="cpu")
+        assert str(caught.value).isprintable()
+
+
 def test_cpu_is_taken_when_asked_for_and_auto_says_what_it_took() -> None:
     assert open_session(MODEL, device="cpu").device == "cpu"
     assert open_session(MODEL).device in (("cuda:0", "cpu") if BUILT_WITH_CUDA else ("cpu",))
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:", "cuda:x", "", "auto:0"])
+@pytest.mark.parametrize(
+    "device",
+    ["gpu", "cpu:1", "cpu:", "cuda:", "cuda:-1", "cuda:x", "cuda:²", "cuda:" + "9" * 5000, "", "auto:0"],
+)
 def test_unknown_devices_are_named(device: str) -> None:
-    if device == "cuda:":
-        device = "cuda:-1"
     with pytest.raises(DeviceError, match="must be auto, cpu, cuda or cuda:N"):
         open_session(MODEL, device=device)
 
@@ -125,7 +124,9 @@ def test_cuda_without_a_device_is_one_line_and_auto_is_quiet(
 
 
 def test_the_threads_are_those_asked_for() -> None:
-    assert open_session(MODEL, device="cpu", threads=1).run.get_session_options().intra_op_num_threads == 1
+    assert (
+        open_session(MODEL, device="cpu", threads=1).inference.get_session_options().intra_op_num_threads == 1
+    )
 
 
 # --- the machine ----------------------------------------------------------------------------------
@@ -211,7 +212,10 @@ def outputs(session: Session) -> list[bytes]:
     """Every bit of what a session gives for one image."""
     spec = session.contract.input
     photo = np.random.default_rng(0).integers(0, 256, (1, spec.height, spec.width, 3), dtype=np.uint8)
-    return [output.tobytes() for output in session.run.run(None, {session.run.get_inputs()[0].name: photo})]
+    return [
+        output.tobytes()
+        for output in session.inference.run(None, {session.inference.get_inputs()[0].name: photo})
+    ]
 
 
 @pytest.mark.parametrize("artifact", [*sorted(ARTIFACTS.glob("*.onnx")), MODEL], ids=lambda path: path.stem)
@@ -258,7 +262,7 @@ def test_an_artifact_that_was_written_over_is_not_taken_for_the_old_one(cache: P
     path = tmp_path / "model.onnx"
     shutil.copy(MODEL, path)
     before = path.stat()
-    old = outputs(open_session(path, device="cpu", cache=True))
+    open_session(path, device="cpu", cache=True)
     # given a change of weights, of which the file's middle is full, that keeps its size and date
     data = bytearray(path.read_bytes())
     for at in range(len(data) // 2, len(data) // 2 + 64):
@@ -266,9 +270,11 @@ def test_an_artifact_that_was_written_over_is_not_taken_for_the_old_one(cache: P
     path.write_bytes(data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
-    # then what runs is the changed network
-    new = outputs(open_session(path, device="cpu", cache=True))
-    assert new == outputs(open_session(path, device="cpu")) != old
+    # then the kept graph is not taken, and the changed file is refused
+    for cached in (True, False):
+        with pytest.raises(ArtifactError, match="do not match its fingerprint"):
+            open_session(path, device="cpu", cache=cached)
+    assert len(kept(cache)) == 1
 
 
 def test_the_graphs_used_longest_ago_make_room(
@@ -356,3 +362,59 @@ def test_processes_that_start_together_share_a_cache(cache: Path, photos: tuple[
         arguments, stdout=subprocess.PIPE, text=True, env={**os.environ, "SIMMAP_CACHE": ""}, check=True
     )
     assert scores == {plain.stdout}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners of files")
+@pytest.mark.parametrize("what", ["folder", "graph"])
+@pytest.mark.parametrize("owner", ["another user's", "writable by the group", "writable by all"])
+def test_a_cache_that_others_can_write_is_not_taken(
+    what: str, owner: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a graph of another network where that of this one is kept
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SIMMAP_CACHE", str(folder))
+    expected = outputs(open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True))
+    (graph,) = kept(folder)
+    suspect = folder if what == "folder" else graph
+    if owner == "another user's":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(suspect, 12345, 12345)
+    else:
+        suspect.chmod(0o775 if owner == "writable by the group" else 0o757)
+    before = graph.stat()
+    os.utime(graph, (1, 1))
+    # when artifacts are opened
+    for _ in range(2):
+        found = outputs(open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True))
+        open_session(ARTIFACTS / "avg.onnx", device="cpu", cache=True)
+        assert found == expected
+    # then nothing was read or written there, and one line says why
+    assert graph.stat().st_mtime == 1 and graph.stat().st_ino == before.st_ino and kept(folder) == [graph]
+    (record,) = caplog.records
+    assert record.name == "simmap" and record.levelname == "WARNING"
+    message = record.getMessage()
+    assert message.startswith(f"simmap: {suspect}: belongs to another user") and message.isprintable()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners of files")
+def test_the_warning_of_a_foreign_cache_is_one_line_on_stderr(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    code = (
+        "import sys\n"
+        "from simmap.engine import Engine, Options\n"
+        "with Engine(sys.argv[1], device='cpu', options=Options(threads=4)) as engine:\n"
+        "    list(engine.vectors([sys.argv[2]] * 9))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ARTIFACTS / "avg.onnx"), str(PHOTOS / "buddha_a.jpg")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SIMMAP_CACHE": str(folder)},
+        check=True,
+    )
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"simmap: {folder}: ")
+    assert list(folder.iterdir()) == []

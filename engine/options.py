@@ -1,5 +1,6 @@
 """Options of the engine, in YAML or as keywords."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ class Options:
         size: (height, width) of the network's input instead of the contract's, for dynamic artifacts.
         panel_height: pixels of a photo's height in a picture.
         opacity: of the heat map at full scale, in (0, 1].
+        scale: the contribution per cell at full colour, so that pictures compare; None takes the largest
+            of the picture.
+        contours: draw lines around the fewest places that make half and 80 % of the score.
     """
 
     model: str | None = None
@@ -39,6 +43,8 @@ class Options:
     size: tuple[int, int] | None = None
     panel_height: int = 360
     opacity: float = 0.6
+    scale: float | None = None
+    contours: bool = True
 
     def __post_init__(self) -> None:
         """Refuse invalid values, by name (ConfigError)."""
@@ -49,6 +55,7 @@ class Options:
             "size": (self.size is None or min(self.size) >= 1, "two whole numbers of 1 or more"),
             "panel_height": (32 <= self.panel_height <= 4096, "between 32 and 4096 pixels"),
             "opacity": (0 < self.opacity <= 1, "above 0 and at most 1"),
+            "scale": (self.scale is None or 0 < self.scale < math.inf, "a finite number above 0"),
         }
         for name, (valid, rule) in checks.items():
             if not valid:

@@ -30,10 +30,11 @@ def output_options(
     """``-o`` and ``--force``, as the parameters ``output`` and ``force``."""
     from .parameters import FILE
 
+    # click takes an explicit default of None for a value, which no option then lacks.
+    presence: dict[str, Any] = {"required": required} if default is None else {"default": default}
+
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         function = click.option("--force", is_flag=True, help="Overwrite outputs that exist.")(function)
-        return click.option("-o", "--output", type=FILE, default=default, required=required, help=what)(
-            function
-        )
+        return click.option("-o", "--output", type=FILE, help=what, **presence)(function)
 
     return decorate

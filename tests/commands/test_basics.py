@@ -205,7 +205,7 @@ def test_cuda_that_is_not_to_be_had_is_an_error_that_says_what_is_missing(
 
 
 def test_both_runtimes_or_none_name_the_command_that_mends_it(
-    simmap: Simmap, photos: tuple[Path, Path], tmp_path: Path
+    simmap_process: Simmap, photos: tuple[Path, Path], tmp_path: Path
 ) -> None:
     # given a second distribution's metadata, as a second install leaves it
     both = tmp_path / "both"
@@ -213,12 +213,12 @@ def test_both_runtimes_or_none_name_the_command_that_mends_it(
     (both / "onnxruntime_gpu-1.30.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.30.0\n"
     )
-    failed(simmap("compare", *photos, PYTHONPATH=str(both)), "both installed")
+    failed(simmap_process("compare", *photos, PYTHONPATH=str(both)), "both installed")
     # given an onnxruntime that cannot be imported
     none = tmp_path / "none"
     none.mkdir()
     (none / "onnxruntime.py").write_text("raise ImportError('No module named onnxruntime')\n")
-    done = simmap("compare", *photos, PYTHONPATH=str(none))
+    done = simmap_process("compare", *photos, PYTHONPATH=str(none))
     failed(done, "pip install 'simmap[cpu]'")
     assert "simmap[gpu]" in done.stderr
 
@@ -286,11 +286,11 @@ def test_debug_shows_the_traceback(simmap: Simmap, photos: tuple[Path, Path]) ->
 
 
 def test_names_in_any_script_work_throughout(
-    simmap: Simmap, photos: tuple[Path, Path], tmp_path: Path
+    simmap_process: Simmap, photos: tuple[Path, Path], tmp_path: Path
 ) -> None:
     first = tmp_path / "фото 写真 é.jpg"
     shutil.copy(photos[0], first)
-    done = simmap("compare", first, photos[1], "--json", "-o", "résumé.png", PYTHONIOENCODING="ascii")
+    done = simmap_process("compare", first, photos[1], "--json", "-o", "résumé.png", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"][0]["path"] == str(first)
     assert written(tmp_path) == ["résumé.png"]

@@ -7,17 +7,17 @@ file or field and the mend (``--debug`` for the traceback).
 # Only what Python itself has loaded already: an interrupt before ``main`` runs cannot be caught here.
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # for a type checker it is true, whoever assigns it
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from simmap.commands.interrupt import Interrupts
 
 INTERRUPTED = 130  # as a shell reports a command that SIGINT ended
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command and give its exit code; without ``argv`` that of this process."""
     try:
         from simmap.commands.interrupt import Interrupts
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", INTERRUPTED)
 
 
-def _run(argv: Sequence[str], interrupts: "Interrupts") -> int:
+def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
     import click
 
     from simmap.commands.group import simmap
@@ -81,8 +81,10 @@ def _lower(message: str) -> str:
 def _fail(line: str, code: int, *, name: str = "simmap") -> int:
     # Not printable(): this module imports nothing before it is needed, not even on an interrupt.
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(f"{name}: {line}".split()))
-    with suppress(OSError):
+    try:  # noqa: SIM105
         print(shown, file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody listens; the exit code says it
     return code
 
 

@@ -28,7 +28,9 @@ def _refuse_old_spelling(_: click.Context, __: click.Parameter, value: str | Non
     type=FILE,
     help="Artifact; again for each further model, a row each, in order.",
 )
-@click.option("--models", "old_models", hidden=True, is_eager=True, expose_value=False, callback=_refuse_old_spelling)
+@click.option(
+    "--models", "old_models", hidden=True, is_eager=True, expose_value=False, callback=_refuse_old_spelling
+)
 @click.option(
     "--index-folder",
     "folder",

@@ -2,10 +2,17 @@
 
 import os
 import signal
+import sys
 import threading
-from types import FrameType
+import time
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 GRACE = 1.5  # seconds in which an interrupted command may tidy up
+STEP = 0.02  # seconds between two looks at what became of an interrupt
 
 
 class Interrupts:
@@ -24,6 +31,9 @@ class Interrupts:
         self.seen = self.reported = False
         self._whole_process = whole_process
         self._ended = threading.Event()
+        self._swallowed = (
+            False  # raised where Python drops exceptions, as in the callback of a weak reference
+        )
         # A shell that starts a job in the background lets it ignore SIGINT.
         main = threading.current_thread() is threading.main_thread()
         self._active = main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
@@ -36,6 +46,8 @@ class Interrupts:
                 os.set_blocking(self._write, False)
             self._old_descriptor = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             threading.Thread(target=self._watch, name="simmap-interrupt", daemon=True).start()
+            self._old_hooks = sys.excepthook, sys.unraisablehook
+            sys.excepthook, sys.unraisablehook = self._print, self._note
             self._old_handler = signal.signal(signal.SIGINT, self._raise)
         return self
 
@@ -48,6 +60,7 @@ class Interrupts:
             return
         self._ended.set()
         signal.signal(signal.SIGINT, self._old_handler)
+        sys.excepthook, sys.unraisablehook = self._old_hooks
         signal.set_wakeup_fd(self._old_descriptor)
         os.close(self._write)
 
@@ -58,10 +71,28 @@ class Interrupts:
     def _ignore(self, _number: int, _frame: FrameType | None) -> None:
         pass
 
+    def _print(
+        self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        # NumPy's C code prints the import error that it makes of an interrupt.
+        if not self.seen:
+            self._old_hooks[0](kind, error, traceback)
+
+    def _note(self, dropped: "UnraisableHookArgs") -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            self._swallowed = True
+        else:
+            self._old_hooks[1](dropped)
+
     def _watch(self) -> None:
         while byte := os.read(self._read, 1):
-            if byte[0] == signal.SIGINT and not self._ended.wait(GRACE):
-                if not self.reported:
-                    os.write(2, b"simmap: interrupted\n")
-                os._exit(130)
+            deadline = time.monotonic() + GRACE
+            while byte[0] == signal.SIGINT and not self._ended.wait(STEP):
+                if self._swallowed:
+                    self._swallowed = False
+                    os.kill(os.getpid(), signal.SIGINT)
+                if time.monotonic() > deadline:
+                    if not self.reported:
+                        os.write(2, b"simmap: interrupted\n")
+                    os._exit(130)
         os.close(self._read)

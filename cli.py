@@ -40,10 +40,12 @@ def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
     # OpenCV's own warnings would stand beside our one line.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
-        with checked_streams(), simmap.make_context("simmap", list(argv)) as context:
-            simmap.invoke(context)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
+        with checked_streams():
+            try:
+                with simmap.make_context("simmap", list(argv)) as context:
+                    simmap.invoke(context)
+            except click.exceptions.Exit:
+                pass  # --help and --version
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "simmap"
         return _fail(f"{_lower(error.format_message())}; see {command} --help", 2, name=command)

@@ -6,20 +6,16 @@ from typing import Any
 
 from simmap.engine.errors import printable
 
-from .streams import writing
-
 
 def print_json(data: Any) -> None:
     """Print plain data as JSON."""
     # ensure_ascii stays on: a terminal's encoding must not break a report with names in any script.
-    with writing():
-        print(json.dumps(data, indent=2))
+    print(json.dumps(data, indent=2))
 
 
 def print_line(text: str) -> None:
     """Print one line; control characters, which a name from a file may hold, are printed as escapes."""
-    with writing():
-        print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from simmap.engine.errors import OutputError
 
@@ -27,23 +28,16 @@ def checked_streams() -> Iterator[None]:
     except (OSError, ValueError):  # not a file: somebody captures it in memory
         yield
         return
-    with writing():
-        given.flush()
+    given.flush()
     private = os.dup(descriptor)
-    sys.stdout = io.TextIOWrapper(
-        os.fdopen(private, "wb"),
-        encoding=given.encoding,
-        errors="backslashreplace",  # a path that the terminal cannot show must not cost the results
-        line_buffering=given.isatty(),
-    )
+    sys.stdout = _Output(os.fdopen(private, "wb"), given.encoding, line_buffering=given.isatty())
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     try:
         yield
-        with writing():
-            sys.stdout.flush()
+        sys.stdout.flush()
     finally:
-        with suppress(OSError):
+        with suppress(OSError, OutputError):
             sys.stdout.flush()
         os.dup2(private, descriptor)
         # What is still in the buffer failed above; closing would try it again.
@@ -53,14 +47,26 @@ def checked_streams() -> Iterator[None]:
         sys.stdout = given
 
 
-@contextmanager
-def writing() -> Iterator[None]:
-    """What fails in the body failed to write standard output.
+class _Output(io.TextIOWrapper):
+    """Standard output, whose failures are errors of the output.
 
-    Raises:
-        OutputError: it is full, or closed.
-        BrokenPipeError: its reader has gone.
+    A path that the terminal cannot show must not cost the results, so it is printed as escapes.
     """
+
+    def __init__(self, file: BinaryIO, encoding: str, *, line_buffering: bool) -> None:
+        super().__init__(file, encoding, "backslashreplace", line_buffering=line_buffering)
+
+    def write(self, text: str) -> int:
+        with _writing():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _writing():
+            super().flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:

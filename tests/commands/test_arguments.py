@@ -63,7 +63,8 @@ FLAGS = {
 GOOD = {
     "-k": NUMBERS, "--pairs": NUMBERS, "--seed": NUMBERS, "--scale": NUMBERS, "--p": NUMBERS,
     "--size": NUMBERS, "--crop-fraction": NUMBERS, "--point": TUPLES | st.just("5,5"),
-    "--region": TUPLES | st.just("-5,0,50,50"), "--mean": TUPLES, "--std": TUPLES, "--steps": TUPLES, "--model": st.just(str(AVG)),
+    "--region": TUPLES | st.just("-5,0,50,50"),
+    "--mean": TUPLES, "--std": TUPLES, "--steps": TUPLES, "--model": st.just(str(AVG)),
     "--config": st.sampled_from(["options.yaml", "bad.yaml"]), "--labels": st.just("text.csv"),
     "-o": st.sampled_from(["out.png", "photos/a/1.png", "ix", "ix/index.json", str(AVG), "text.csv"]),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line as a process: what it prints, what it writes, and how it fails."""
+"""Comparing and inspecting: what is printed, what is written, and how it fails."""
 
 import json
 import os

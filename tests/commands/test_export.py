@@ -1,15 +1,15 @@
-"""``simmap export`` as a process: recipes, flags, and every way that it must refuse."""
+"""``simmap export``: recipes, flags, and every way that it must refuse."""
 
 import json
 import subprocess
 from pathlib import Path
 
-import onnx
 import pytest
-import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from common import PHOTOS, Simmap
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
 
 FACTORY = '''
 import torch
@@ -149,14 +149,19 @@ def test_a_checkpoint_that_does_not_fit_names_its_keys(simmap: Simmap, folder: P
 
 
 def test_nan_in_an_onnx_file_does_not_pass_the_gate(simmap: Simmap, folder: Path) -> None:
-    weight = numpy_helper.from_array(torch.full((4, 3, 3, 3), float("nan")).numpy(), "w")
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("GlobalAveragePool", ["c"], ["y"])],
+    weight = onnx.numpy_helper.from_array(torch.full((4, 3, 3, 3), float("nan")).numpy(), "w")
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Conv", ["x", "w"], ["c"]),
+            onnx.helper.make_node("GlobalAveragePool", ["c"], ["y"]),
+        ],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 1, 1])],
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4, 1, 1])],
         [weight],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "nan.onnx")
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), folder / "nan.onnx"
+    )
     failed(simmap("export", "--onnx", "nan.onnx", "-o", "out.onnx"), "nothing was written")
     assert left(folder) == {"nan.onnx"}

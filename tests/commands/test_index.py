@@ -1,4 +1,4 @@
-"""Index, search, class and contrast as processes, on real photos."""
+"""Index, search, class, contrast and evaluate, on real photos."""
 
 import json
 import os

@@ -83,8 +83,9 @@ def _lower(message: str) -> str:
 def _fail(line: str, code: int, *, name: str = "simmap") -> int:
     # Not printable(): this module imports nothing before it is needed, not even on an interrupt.
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(f"{name}: {line}".split()))
-    try:  # noqa: SIM105
-        print(shown, file=sys.stderr, flush=True)
+    try:
+        if sys.stderr is not None:
+            print(shown, file=sys.stderr, flush=True)
     except OSError:
         pass  # nobody listens; the exit code says it
     return code

@@ -32,7 +32,7 @@ def command(
     as_json: bool,
 ) -> None:
     """The cosine similarity of two images, and a picture of the regions that make it."""
-    from simmap.engine.engine import Engine
+    from simmap.engine.engine import DEFAULT_MODEL, Engine
     from simmap.engine.figures.pair import PairFigure
     from simmap.engine.files import check_output
 
@@ -42,7 +42,7 @@ def command(
     picture = check_picture(output, force=force)
     archive = None if maps is None else check_output(maps, force=force)
     options = choice.options()
-    check_not_inputs([picture, archive], [first, second, options.model, choice.config])
+    check_not_inputs([picture, archive], [first, second, options.model or DEFAULT_MODEL, choice.config])
     engine = Engine(options=options)
     pair = engine.compare(first, second)
     cell = None

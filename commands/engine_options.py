@@ -1,7 +1,7 @@
 """The options that open an engine, gathered into one argument of the command."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,14 +44,13 @@ class EngineChoice:
         from simmap.engine.options import Options, load_options
 
         given: dict[str, Any] = {key: value for key, value in asdict(self).items() if value is not None}
-        given.pop("config", None)
+        config = given.pop("config", None)
         if model is not None:
             given["model"] = model
-        if self.config is not None:
-            return load_options(self.config, **given)
-        if index is not None and Path(index.model).is_file():
-            given.setdefault("model", index.model)
-        return Options(**given)
+        options = Options(**given) if config is None else load_options(config, **given)
+        if options.model is None and index is not None and Path(index.model).is_file():
+            return replace(options, model=index.model)
+        return options
 
 
 def engine_options(
@@ -92,15 +91,9 @@ def engine_options(
         )  # fmt: skip
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        names = (
-            EngineChoice.__dataclass_fields__
-            if model
-            else EngineChoice.__dataclass_fields__.keys() - {"model"}
-        )
-
         @wraps(function)
         def gathered(**given: Any) -> Any:
-            chosen = {name: given.pop(name) for name in names if name in given}
+            chosen = {name: given.pop(name) for name in EngineChoice.__dataclass_fields__ if name in given}
             return function(choice=EngineChoice(**chosen), **given)
 
         for option in reversed(options):

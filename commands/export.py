@@ -66,6 +66,7 @@ def command(recipe_file: str | None, output: str, force: bool, as_json: bool, **
 
     The source is one of --torchvision, --timm, --module and --onnx, or in the recipe.
     """
+    from simmap.engine.dataset import find_images
     from simmap.engine.errors import ExportError
     from simmap.export.recipe import load_recipe
 
@@ -74,7 +75,8 @@ def command(recipe_file: str | None, output: str, force: bool, as_json: bool, **
 
     # Before the heavy imports: a mistake in a recipe is reported at once.
     recipe = load_recipe(None if recipe_file is None else Path(recipe_file), flags)
-    check_not_inputs([Path(output)], [recipe_file, recipe.onnx, recipe.weights_path()])
+    photos = [] if recipe.calibrate is None else [item.path for item in find_images(recipe.calibrate)]
+    check_not_inputs([Path(output)], [recipe_file, recipe.onnx, recipe.weights_path(), *photos])
     try:
         from simmap.export.exporter import export
     except ImportError as error:

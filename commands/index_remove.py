@@ -25,7 +25,7 @@ def command(index_folder: str, paths: tuple[str, ...], yes: bool, as_json: bool)
     from .report import print_json, print_line
 
     index = Index(index_folder)
-    known = [entry.id for entry in index.entries()]
+    known = {entry.id for entry in index.entries()}
     chosen: set[str] = set()
     folders: dict[str, int] = {}
     for path in paths:

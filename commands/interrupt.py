@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-GRACE = 1.5  # seconds in which an interrupted command may tidy up
+GRACE = 1.0  # seconds in which an interrupted command may tidy up
 STEP = 0.02  # seconds between two looks at what became of an interrupt
 
 
@@ -31,9 +31,8 @@ class Interrupts:
         self.seen = self.reported = False
         self._whole_process = whole_process
         self._ended = threading.Event()
-        self._swallowed = (
-            False  # raised where Python drops exceptions, as in the callback of a weak reference
-        )
+        # Raised where Python drops exceptions, as in the callback of a weak reference.
+        self._swallowed = False
         # A shell that starts a job in the background lets it ignore SIGINT.
         main = threading.current_thread() is threading.main_thread()
         self._active = main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN

@@ -40,11 +40,11 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def failed(done: "subprocess.CompletedProcess[str]", told: str) -> None:
+def failed(done: "subprocess.CompletedProcess[str]", message: str) -> None:
     """Exit code 1; behind the progress lines, one line that says it."""
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().split("\n")[-1]
-    assert last.startswith("simmap: ") and told in last, done.stderr
+    assert last.startswith("simmap: ") and message in last, done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 
@@ -86,7 +86,7 @@ def test_a_recipe_says_the_same_as_flags_and_flags_win(simmap: Simmap, folder: P
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("tim: resnet18", "unknown key 'tim'; allowed are torchvision, timm"),
         ("size: 64", "give one source of torchvision, timm, module, onnx; given: none"),
@@ -108,9 +108,9 @@ def test_a_recipe_says_the_same_as_flags_and_flags_win(simmap: Simmap, folder: P
         ("onnx: none.onnx", "none.onnx: no such model file"),
     ],
 )
-def test_bad_recipes_are_named(simmap: Simmap, folder: Path, text: str, told: str) -> None:
+def test_bad_recipes_are_named(simmap: Simmap, folder: Path, text: str, message: str) -> None:
     (folder / "r.yaml").write_text(text)
-    failed(simmap("export", "r.yaml", "-o", "net.onnx"), told)
+    failed(simmap("export", "r.yaml", "-o", "net.onnx"), message)
     assert left(folder) == {"r.yaml"}
 
 

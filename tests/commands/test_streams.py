@@ -96,6 +96,7 @@ def test_help_and_version_need_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("simmap 0.")
 
 
 def test_each_command_shows_an_example_that_it_takes(simmap: Simmap) -> None:

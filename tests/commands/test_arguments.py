@@ -66,7 +66,7 @@ GOOD = {
     "--region": TUPLES | st.just("-5,0,50,50"),
     "--mean": TUPLES, "--std": TUPLES, "--steps": TUPLES, "--model": st.just(str(AVG)),
     "--config": st.sampled_from(["options.yaml", "bad.yaml"]), "--labels": st.just("text.csv"),
-    "-o": st.sampled_from(["out.png", "photos/a/1.png", "ix", "ix/index.json", str(AVG), "text.csv"]),
+    "-o": st.sampled_from(["out.png", "photos/a/1.png", "ix", "ix/new.png", str(AVG), "text.csv"]),
 }  # fmt: skip
 SWITCHES = {
     "--force",
@@ -105,7 +105,8 @@ def folder(tmp_path: Path, simmap: Simmap) -> Path:
             shutil.copy(SAMPLES / "box.png", root / "photos" / label / f"{number}.png")
     assert simmap("index", "build", "photos", "-o", "ix", "--model", AVG).returncode == 0
     (root / "empty.npy").touch()
-    np.save(root / "one.npy", np.ones((1, json.loads((root / "ix" / "index.json").read_text())["dimension"])))
+    dimension = json.loads(simmap("index", "info", "ix", "--json").stdout)["dimension"]
+    np.save(root / "one.npy", np.ones((1, dimension)))
     np.save(root / "zeros.npy", np.zeros((0, 3), np.float32))
     (root / "text.csv").write_text("path,label,a,b\n1.png,x,photos/a/1.png,photos/b/1.png\n")
     (root / "options.yaml").write_text(f"model: {AVG}\nthreads: 1\n")

@@ -1,8 +1,12 @@
-"""What the tests share: the model and photos that ship, and the command line as a process."""
+"""What the tests share: the model and photos that ship, and the command line."""
 
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,8 @@ from common import PHOTOS, Simmap
 
 # Neither these tests nor the processes that they start fill the user's cache of graphs.
 os.environ.setdefault("SIMMAP_CACHE", "")
+# As the command line does; here OpenCV is imported before it.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 # A slow machine is not a failure; examples are drawn alike on every run.
 settings.register_profile(
@@ -22,9 +28,68 @@ settings.load_profile("simmap")
 
 @pytest.fixture
 def simmap(tmp_path: Path) -> Simmap:
-    """Run ``simmap ARGUMENTS`` as a process in an empty folder."""
+    """Run ``simmap ARGUMENTS`` in this process, in an empty folder.
+
+    Both streams are captured below Python, so that what C libraries print is seen too.
+    """
+    from simmap.cli import main
+
     folder = tmp_path / "cwd"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+
+    def run(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+        texts = list(map(str, arguments))
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
+            patch.chdir(folder)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            # A user's module is imported from the folder: each test has its own.
+            patch.setattr(sys, "path", [str(folder), *sys.path])
+            before = set(sys.modules)
+            with _captured(1, out.fileno()), _captured(2, err.fileno()):
+                code = main(texts)
+            for name in set(sys.modules) - before:
+                if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+                    del sys.modules[name]
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(texts, code, out.read().decode(), err.read().decode())
+
+    return run
+
+
+@contextmanager
+def _captured(descriptor: int, into: int) -> Iterator[None]:
+    """Send a standard stream of this process, and Python's, to another file."""
+    name = {1: "stdout", 2: "stderr"}[descriptor]
+    old = getattr(sys, name)
+    old.flush()
+    kept = os.dup(descriptor)
+    os.dup2(into, descriptor)
+    stream = TextIOWrapper(
+        os.fdopen(os.dup(descriptor), "wb"), "utf-8", "backslashreplace", write_through=True
+    )
+    # Its number is the standard one, as in a process.
+    stream.fileno = lambda: descriptor  # type: ignore[method-assign]
+    setattr(sys, name, stream)
+    try:
+        yield
+    finally:
+        setattr(sys, name, old)
+        stream.close()
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+@pytest.fixture
+def simmap_process(tmp_path: Path) -> Simmap:
+    """Run ``simmap ARGUMENTS`` as a process in the same folder: where it matters that it is one."""
+    folder = tmp_path / "cwd"
+    folder.mkdir(exist_ok=True)
 
     def run(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(

@@ -174,7 +174,7 @@ def installed_bytes(*names: str, leave_out: tuple[str, ...] = ()) -> int:
 def own_bytes() -> int:
     """What this package's wheel holds."""
     files = [ROOT / "cli.py"]
-    for name in ("engine", "export", "configs", "models"):
+    for name in ("commands", "engine", "export", "configs", "models"):
         files += [path for path in (ROOT / name).rglob("*") if path.is_file() and path.suffix != ".pyc"]
     return sum(path.stat().st_size for path in files)
 

@@ -63,8 +63,8 @@ def test_checkpoints_learn_export_and_contrast(folder: Path, simmap: Simmap, tmp
     assert recalls[1] > recalls[0] + 0.2, recalls
 
     made = simmap(
-        "contrast", "--models", run / "epoch_000.onnx", run / "epoch_012.onnx", links[0], "--steps", "0,12",
-        "--index-folder", run / "held_out", "-k", "2", "-o", "steps.png",
+        "contrast", "--model", run / "epoch_000.onnx", "--model", run / "epoch_012.onnx", links[0],
+        "--steps", "0,12", "--index-folder", run / "held_out", "-k", "2", "-o", "steps.png",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "step 12" in made.stdout

@@ -1,15 +1,15 @@
-"""``simmap export`` as a process: recipes, flags, and every way that it must refuse."""
+"""``simmap export``: recipes, flags, and every way that it must refuse."""
 
 import json
 import subprocess
 from pathlib import Path
 
-import onnx
 import pytest
-import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from common import PHOTOS, Simmap
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
 
 FACTORY = '''
 import torch
@@ -40,11 +40,11 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def failed(done: "subprocess.CompletedProcess[str]", told: str) -> None:
+def failed(done: "subprocess.CompletedProcess[str]", message: str) -> None:
     """Exit code 1; behind the progress lines, one line that says it."""
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().split("\n")[-1]
-    assert last.startswith("simmap: ") and told in last, done.stderr
+    assert last.startswith("simmap: ") and message in last, done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 
@@ -86,7 +86,7 @@ def test_a_recipe_says_the_same_as_flags_and_flags_win(simmap: Simmap, folder: P
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("tim: resnet18", "unknown key 'tim'; allowed are torchvision, timm"),
         ("size: 64", "give one source of torchvision, timm, module, onnx; given: none"),
@@ -108,9 +108,9 @@ def test_a_recipe_says_the_same_as_flags_and_flags_win(simmap: Simmap, folder: P
         ("onnx: none.onnx", "none.onnx: no such model file"),
     ],
 )
-def test_bad_recipes_are_named(simmap: Simmap, folder: Path, text: str, told: str) -> None:
+def test_bad_recipes_are_named(simmap: Simmap, folder: Path, text: str, message: str) -> None:
     (folder / "r.yaml").write_text(text)
-    failed(simmap("export", "r.yaml", "-o", "net.onnx"), told)
+    failed(simmap("export", "r.yaml", "-o", "net.onnx"), message)
     assert left(folder) == {"r.yaml"}
 
 
@@ -149,14 +149,19 @@ def test_a_checkpoint_that_does_not_fit_names_its_keys(simmap: Simmap, folder: P
 
 
 def test_nan_in_an_onnx_file_does_not_pass_the_gate(simmap: Simmap, folder: Path) -> None:
-    weight = numpy_helper.from_array(torch.full((4, 3, 3, 3), float("nan")).numpy(), "w")
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("GlobalAveragePool", ["c"], ["y"])],
+    weight = onnx.numpy_helper.from_array(torch.full((4, 3, 3, 3), float("nan")).numpy(), "w")
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Conv", ["x", "w"], ["c"]),
+            onnx.helper.make_node("GlobalAveragePool", ["c"], ["y"]),
+        ],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 1, 1])],
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4, 1, 1])],
         [weight],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "nan.onnx")
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), folder / "nan.onnx"
+    )
     failed(simmap("export", "--onnx", "nan.onnx", "-o", "out.onnx"), "nothing was written")
     assert left(folder) == {"nan.onnx"}

@@ -1,0 +1,96 @@
+"""``simmap contrast``: one query under several models."""
+
+import click
+
+from .command import command as make_command
+from .command import output_options
+from .engine_options import EngineChoice, engine_options
+from .index_parameters import labels_option
+from .parameters import COUNT, FILE, FOLDER
+
+
+def _refuse_old_spelling(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            "--models is spelled --model now, once per model: --model A.onnx --model B.onnx"
+        )
+
+
+@make_command("contrast", "simmap contrast --model avg.onnx --model max.onnx a.jpg b.jpg -o contrast.png")
+@click.argument("query", metavar="QUERY", type=FILE, help="Image to ask for.")
+@click.argument("images", nargs=-1, metavar="[IMAGE...]", type=FILE, help="Images to compare it with.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    required=True,
+    metavar="M.onnx",
+    type=FILE,
+    help="Artifact; again for each further model, a row each, in order.",
+)
+@click.option(
+    "--models", "old_models", hidden=True, is_eager=True, expose_value=False, callback=_refuse_old_spelling
+)
+@click.option(
+    "--index-folder",
+    "folder",
+    metavar="FOLDER",
+    type=FOLDER,
+    help="Each model shows its own best of these images.",
+)
+@click.option("-k", type=COUNT, metavar="COUNT", default=3, help="How many of them (default: 3).")
+@click.option("--steps", metavar="0,1,3,...", help="Training step of each model, for the rows' titles.")
+@labels_option
+@output_options("Picture to write.", required=True)
+@engine_options(model=False, draws=True)
+def command(
+    query: str,
+    images: tuple[str, ...],
+    models: tuple[str, ...],
+    folder: str | None,
+    k: int,
+    steps: str | None,
+    labels: str | None,
+    output: str,
+    force: bool,
+    choice: EngineChoice,
+    as_json: bool,
+) -> None:
+    """One query under several models: checkpoints, poolings, training runs."""
+    from simmap.engine.analysis.contrast import contrast
+    from simmap.engine.dataset import find_images
+    from simmap.engine.engine import Engine
+    from simmap.engine.figures.contrast import ContrastFigure
+
+    from .outputs import check_not_inputs, check_picture
+    from .report import print_json, print_line, print_table
+
+    if bool(images) == (folder is not None):
+        raise click.UsageError("give images to compare the query with, or --index-folder FOLDER")
+    names = None
+    if steps is not None:
+        names = [f"step {step.strip()}" for step in steps.split(",")]
+    picture = check_picture(output, force=force)
+    candidates = list(images)
+    label_of_each = None
+    if folder is not None:
+        items = find_images(folder, labels)
+        candidates = [item.path for item in items]
+        if any(item.label is not None for item in items):
+            label_of_each = [item.label for item in items]
+    check_not_inputs([picture], [query, *candidates, *models, labels, choice.config])
+    engines = [Engine(options=choice.options(model=model)) for model in models]
+    result = contrast(
+        engines, query, candidates, names=names, labels=label_of_each, k=None if folder is None else k
+    )
+    figure = ContrastFigure(result, engines[0].options)
+    figure.save(picture, force=force)
+    if as_json:
+        print_json({**figure.data(), "picture": str(picture)})
+        return
+    for row in result.rows:
+        recall = "" if row.recall_at_1 is None else f"  recall@1 {row.recall_at_1:.4f}"
+        same = "" if row.correlation is None else f"  maps correlate {row.correlation:.4f} with the row above"
+        print_line(f"{row.name}{recall}{same}")
+        print_table(("score", "label", "path"), [(c.score, c.label, c.image.path) for c in row.candidates])
+    print_line(f"picture {picture}")

@@ -1,0 +1,119 @@
+"""``simmap evaluate``: retrieval, agreement of two models, faithfulness of the maps."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .command import command as make_command
+from .command import output_options
+from .engine_options import EngineChoice, engine_options
+from .index_parameters import labels_option
+from .parameters import FILE, FOLDER
+from .sample_options import sample_options
+
+if TYPE_CHECKING:
+    from simmap.engine.engine import Engine
+    from simmap.engine.types import Array
+
+
+@make_command("evaluate", "simmap evaluate photos --model full.onnx --against small.onnx")
+@click.argument("folder", metavar="FOLDER", type=FOLDER, help="Labelled images: a sub-folder per class.")
+@click.option("--against", metavar="M.onnx", type=FILE, help="A model that may take the first one's place.")
+@click.option("--faithfulness", is_flag=True, help="Blur and restore places in the order of the map.")
+@sample_options(50)
+@labels_option
+@output_options("Curve of --faithfulness to write: PNG, SVG or PDF.")
+@engine_options()
+def command(
+    folder: str,
+    against: str | None,
+    faithfulness: bool,
+    pairs: int,
+    seed: int,
+    labels: str | None,
+    output: str | None,
+    force: bool,
+    choice: EngineChoice,
+    as_json: bool,
+) -> None:
+    """How well a model retrieves; whether another may take its place; whether its maps are true to it."""
+    from simmap.engine.analysis.agreement import agreement
+    from simmap.engine.analysis.faithfulness import faithfulness as measure
+    from simmap.engine.analysis.retrieval import retrieval
+    from simmap.engine.dataset import find_images, sample_pairs
+    from simmap.engine.engine import Engine
+    from simmap.engine.figures.curve import check_curve
+    from simmap.engine.figures.faithfulness import FaithfulnessFigure
+
+    from .outputs import check_not_inputs
+    from .progress import progress
+    from .report import print_json
+
+    if output is not None and not faithfulness:
+        raise click.UsageError("-o is the curve of --faithfulness")
+    picture = None if output is None else check_curve(output, force=force)
+    items = find_images(folder, labels)
+    paths, label_of_each = [item.path for item in items], [item.label for item in items]
+    options = choice.options()
+    check_not_inputs([picture], [*paths, labels, options.model, against, choice.config])
+    engines = [Engine(options=options)]
+    if against is not None:
+        engines.append(Engine(options=choice.options(model=against)))
+    report: dict[str, Any] = {"folder": folder, "models": []}
+    embeddings = []
+    for engine in engines:
+        embeddings.append(_embeddings(engine, paths))
+        figures = retrieval(embeddings[-1], label_of_each).data()
+        report["models"].append({"model": str(engine.model), "device": engine.device, **figures})
+    if against is not None:
+        compared = agreement(engines[0], engines[1], paths, embeddings=embeddings, pairs=pairs, seed=seed)
+        report["agreement"] = compared.data()
+    if faithfulness:
+        with progress("pairs") as on_progress:
+            curves = measure(
+                engines[0], sample_pairs(items, pairs, seed=seed), seed=seed, on_progress=on_progress
+            )
+        figure = FaithfulnessFigure(curves)
+        report["faithfulness"] = figure.data()
+        if picture is not None:
+            figure.save(picture, force=force)
+            report["picture"] = str(picture)
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def _embeddings(engine: "Engine", paths: list[str]) -> "Array":
+    """(n, D) of the images."""
+    import numpy as np
+
+    from .progress import progress
+
+    vectors = []
+    with progress("images") as on_progress:
+        for vector in engine.vectors(paths):
+            vectors.append(vector.embedding)
+            on_progress(len(vectors), len(paths))
+    return np.array(vectors)
+
+
+def _print(report: dict[str, Any]) -> None:
+    from simmap.engine.errors import printable
+
+    from .report import print_line
+
+    for model in report["models"]:
+        images = f"{model['queries']} queries of {model['classes']} classes, {model['images']} images"
+        print_line(f"{printable(model['model'])}: {images}")
+        for name in ("recall_at_1", "recall_at_5", "map_at_r"):
+            print_line(f"  {name:32} {model[name]:.4f}")
+    for name, value in report.get("agreement", {}).items():
+        print_line(f"  {name:32} {value:.6g}")
+    for kind in ("deletion", "insertion") if "faithfulness" in report else ():
+        for order in ("map", "norm", "random"):
+            area = report["faithfulness"][kind][order]
+            spread = f"{area['area']:.4f} +- {area['standard_deviation']:.4f}"
+            print_line(f"  {kind} area, {order:20} {spread}")
+    if "picture" in report:
+        print_line(f"picture {report['picture']}")

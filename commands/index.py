@@ -1,0 +1,14 @@
+"""``simmap index``: the group of what is done to an index."""
+
+from .group import LazyGroup
+
+command = LazyGroup(
+    "index",
+    {
+        "build": ("index_build", "Index a folder of images, or bring its index up to date."),
+        "add": ("index_add", "Add images to an index, or those of its images that have changed."),
+        "remove": ("index_remove", "Remove images from an index; the files stay."),
+        "info": ("index_info", "What is in an index."),
+    },
+    "Build, change and check an index of images to search in.",
+)

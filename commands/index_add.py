@@ -1,0 +1,49 @@
+"""``simmap index add``: more images, or changed ones."""
+
+from pathlib import Path
+
+import click
+
+from .command import command as make_command
+from .engine_options import EngineChoice, engine_options
+from .index_parameters import index_argument, labels_option, strict_option
+from .parameters import FILE
+
+
+@make_command("add", "simmap index add photos.index more_photos")
+@index_argument
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", type=FILE, help="Images, or folders as for build."
+)
+@click.option("--label", metavar="LABEL", help="Class of all these images.")
+@labels_option
+@strict_option
+@engine_options(decodes_fast=True)
+def command(
+    index_folder: str,
+    paths: tuple[str, ...],
+    label: str | None,
+    labels: str | None,
+    strict: bool,
+    choice: EngineChoice,
+    as_json: bool,
+) -> None:
+    """Add images to an index, or those of its images that have changed."""
+    from simmap.engine.dataset import Item, find_images
+    from simmap.engine.engine import Engine
+    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.update import update_index
+
+    from .index_report import print_update
+    from .progress import progress
+
+    index = Index(index_folder)
+    items = []
+    for path in map(Path, paths):
+        items += find_images(path, labels) if path.is_dir() else [Item(str(path), label)]
+    if label is not None:
+        items = [Item(item.path, label) for item in items]
+    engine = Engine(options=choice.options(index))
+    with progress("images") as on_progress:
+        update = update_index(index, engine, items, strict=strict, on_progress=on_progress)
+    print_update(index, update, as_json=as_json)

@@ -1,0 +1,69 @@
+"""``simmap index remove``: images, by their files or folders, which need not exist any more."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from .command import command as make_command
+from .index_parameters import index_argument
+from .parameters import FILE
+
+
+@make_command("remove", "simmap index remove photos.index photos/cat --yes")
+@index_argument
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=FILE, help="Images or folders.")
+@click.option("--yes", is_flag=True, help="Remove whole folders without asking.")
+def command(index_folder: str, paths: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Remove images from an index; the files stay.
+
+    All images of a folder are removed after a question on a terminal, or with --yes.
+    """
+    from simmap.engine.errors import StoreError, printable
+    from simmap.engine.index.embedded import Index
+
+    from .report import print_json, print_line
+
+    index = Index(index_folder)
+    known = {entry.id for entry in index.entries()}
+    chosen: set[str] = set()
+    folders: dict[str, int] = {}
+    for path in paths:
+        name = index.id_of(path)
+        if name in known:
+            chosen.add(name)
+            continue
+        below = {one for one in known if Path(one).is_relative_to(name)}
+        if not below:
+            raise StoreError(
+                f"{printable(index_folder)}: has no image {printable(path)}; "
+                "see its paths with: simmap index info --json"
+            )
+        folders[path] = len(below)
+        chosen |= below
+    if folders and not yes:
+        _confirm(index_folder, folders)
+    removed = index.delete(sorted(chosen))
+    if as_json:
+        print_json({"index": str(index.path), "images": len(index), "removed": removed})
+        return
+    print_line(f"{printable(str(index.path))}: {removed} removed, {len(index)} images")
+
+
+def _confirm(index_folder: str, folders: dict[str, int]) -> None:
+    """Ask on a terminal whether all images of some folders may go.
+
+    Raises:
+        UsageError: there is no terminal to ask on.
+        StoreError: the answer is no.
+    """
+    from simmap.engine.errors import StoreError, printable
+
+    counts = " and ".join(
+        f"{number} image{'s' if number > 1 else ''} below {printable(path)}"
+        for path, number in folders.items()
+    )
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError(f"this removes {counts}; add --yes to do so")
+    if not click.confirm(f"Remove {counts} from {printable(index_folder)}?", err=True):
+        raise StoreError(f"{printable(index_folder)}: nothing was removed")

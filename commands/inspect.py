@@ -1,0 +1,63 @@
+"""``simmap inspect``: the whole contract of an artifact."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .command import command as make_command
+from .parameters import FILE
+
+if TYPE_CHECKING:
+    from simmap.engine.runtime.session import Session
+
+
+@make_command("inspect", "simmap inspect models/efficientnet_lite0.onnx")
+@click.argument("model", metavar="MODEL", type=FILE, help="Artifact (.onnx).")
+def command(model: str, as_json: bool) -> None:
+    """What an artifact says of itself: input, pooling, head, source, parity."""
+    from dataclasses import asdict
+
+    from simmap.engine.runtime.session import open_session
+
+    from .report import print_facts, print_json
+
+    session = open_session(model, device="cpu", threads=1)
+    if as_json:
+        data = asdict(session.contract)
+        data.pop("bias")
+        print_json({"model": str(session.path), **data, "has_bias": session.contract.bias is not None})
+        return
+    print_facts(_facts(session))
+
+
+def _facts(session: "Session") -> list[tuple[str, str]]:
+    contract = session.contract
+    spec = contract.input
+    size = f"{spec.height} x {spec.width}" + (" by default, any other too" if spec.dynamic else "")
+    crop = f", {spec.crop_fraction:g} of the shorter side" if spec.resize == "crop" else ""
+    exponent = f", p = {contract.p:g}" if contract.p is not None else ""
+    head = "affine" + (" with a bias" if contract.bias else "") if contract.head == "affine" else "none"
+    facts = [
+        ("artifact", str(session.path)),
+        ("source", ", ".join(f"{key} {value}" for key, value in contract.source.items())),
+        ("input", f"uint8 {spec.colour.upper()}, {size} (height x width)"),
+        ("resize", f"{spec.resize}{crop}, kernel {spec.kernel}"),
+        ("mean", ", ".join(f"{v:g}" for v in spec.mean) + " (in the graph)"),
+        ("std", ", ".join(f"{v:g}" for v in spec.std) + " (in the graph)"),
+        ("feature map", f"{contract.channels} x {contract.grid_height} x {contract.grid_width} (C x H x W)"),
+        ("pooling", contract.pooling + exponent),
+        ("head", head),
+        ("embedding", f"{contract.dimension} features"),
+        ("precision", contract.precision),
+        ("outputs", ", ".join(contract.outputs)),
+        ("fingerprint", contract.fingerprint),
+        ("made with", ", ".join(f"{key} {value}" for key, value in contract.versions.items())),
+    ]
+    for name, value in contract.fidelity.items():
+        if not isinstance(value, dict):
+            facts.append(("fidelity", f"{name.replace('_', ' ')} {value:.4g}"))
+    for name, figures in contract.parity.items():
+        facts.append(
+            ("parity", f"{name}: at most {figures['absolute']:.2e}, relative {figures['relative']:.2e}")
+        )
+    return facts

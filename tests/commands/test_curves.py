@@ -1,0 +1,48 @@
+"""``simmap contribution`` and ``simmap evaluate``: curves and figures of a folder."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from common import ARTIFACTS, MODEL, Simmap, failed, report
+
+AVG = ARTIFACTS / "avg.onnx"
+
+
+def test_contribution_draws_the_curve_of_sampled_or_given_pairs(simmap: Simmap, folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    first = report(simmap("contribution", "--folder", "photos", "--pairs", "2", "-o", "c.png", "--json"))
+    again = report(simmap("contribution", "--folder", "photos", "--pairs", "2", "-o", "d.png", "--json"))
+    assert first["pairs"] == 2 and first["mean"] == again["mean"] and len(first["mean"]) == 1280
+    assert first["mean"][-1] == pytest.approx(1, abs=1e-6)
+    assert cv2.imread(str(folder.parent / "c.png")).std() > 10
+    (folder / "pairs.csv").write_text("a,b\nbox/box.png,box/box_in_scene.png\n")
+    text = simmap("contribution", "photos/pairs.csv", "-o", "e.svg").stdout
+    assert "10 of 1280 features give" in text and (folder.parent / "e.svg").stat().st_size > 4000
+    failed(simmap("contribution", "photos/pairs.csv", "-o", "e.svg"), "e.svg: exists already")
+    failed(simmap("contribution", "-o", "e.svg"), "--help", code=2)
+
+
+def test_evaluate_tells_whether_a_model_may_be_deployed(simmap: Simmap, folder: Path) -> None:
+    done = report(simmap("evaluate", "photos", "--against", AVG, "--json"))
+    shipped, other = done["models"]
+    assert shipped["model"] == str(MODEL) and other["model"] == str(AVG)
+    assert (shipped["images"], shipped["queries"], shipped["classes"]) == (7, 6, 3)
+    assert 0.5 <= shipped["recall_at_1"] <= shipped["recall_at_5"] <= 1
+    assert -1 <= done["agreement"]["map_correlation"] < 0.999
+    assert done["agreement"]["completeness_error"] < 1e-5
+    text = simmap("evaluate", "photos").stdout
+    assert f"recall_at_1{'':22}{shipped['recall_at_1']:.4f}" in text
+    failed(simmap("evaluate", "photos", "-o", "x.png"), "--help", code=2)
+    failed(simmap("evaluate", "photos/box", "--model", AVG), "no class has two images")
+
+
+def test_evaluate_measures_faithfulness(simmap: Simmap, folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = report(simmap("evaluate", "photos", "--faithfulness", "--pairs", "2", "-o", "f.png", "--json"))
+    curves = done["faithfulness"]
+    assert curves["pairs"] == 2 and len(curves["shares"]) == len(curves["deletion"]["map"]["curve"]) == 13
+    assert curves["deletion"]["map"]["curve"][0] == pytest.approx(1, abs=1e-4)
+    assert curves["deletion"]["map"]["area"] < curves["deletion"]["random"]["area"]
+    assert cv2.imread(str(folder.parent / "f.png")).shape[1] > 1800

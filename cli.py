@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # for a type checker it is true, whoever assigns it
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from simmap.commands.interrupt import Interrupts
+    from simmap.commands.shared.interrupt import Interrupts
 
 INTERRUPTED = 130  # as a shell reports a command that SIGINT ended
 
@@ -20,7 +20,7 @@ INTERRUPTED = 130  # as a shell reports a command that SIGINT ended
 def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command and give its exit code; without ``argv`` that of this process."""
     try:
-        from simmap.commands.interrupt import Interrupts
+        from simmap.commands.shared.interrupt import Interrupts
 
         with Interrupts(whole_process=argv is None) as interrupts:
             return _run(sys.argv[1:] if argv is None else argv, interrupts)
@@ -31,8 +31,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
     import click
 
-    from simmap.commands.group import simmap
-    from simmap.commands.streams import checked_streams
+    from simmap.commands.shared.group import simmap
+    from simmap.commands.shared.streams import checked_streams
     from simmap.engine.errors import SimmapError
 
     if "_SIMMAP_COMPLETE" in os.environ:

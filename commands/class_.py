@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from .command import command as make_command
-from .command import output_options
-from .engine_options import EngineChoice, engine_options
-from .parameters import FOLDER
+from .shared.command import command as make_command
+from .shared.command import output_options
+from .shared.engine_options import EngineChoice, engine_options
+from .shared.parameters import FOLDER
 
 
 @make_command("class", "simmap class photos/cat -o cat.png")
@@ -35,14 +35,14 @@ def command(
 ) -> None:
     """What the images of a class have in common: each under its mean map with the others."""
     from simmap.engine.analysis.classes import class_maps
-    from simmap.engine.dataset import find_images
     from simmap.engine.engine import Engine
     from simmap.engine.errors import ConfigError, StoreError, printable
     from simmap.engine.figures.classes import ClassFigure
     from simmap.engine.index.embedded import Index
 
-    from .outputs import check_not_inputs, check_picture
-    from .report import print_json, print_line, print_table
+    from .shared.images import list_images
+    from .shared.outputs import check_not_inputs, check_picture
+    from .shared.report import print_json, print_line, print_table
 
     if (folder is None) == (label is None):
         raise click.UsageError("give a folder of one class, or --index and --label")
@@ -50,14 +50,13 @@ def command(
         raise click.UsageError("--index goes with --label or --rest")
     picture = check_picture(output, force=force)
     index = None if index_folder is None else Index(index_folder)
-    entries = [] if index is None else index.entries()
     if folder is not None:
-        members = [item.path for item in find_images(folder)]
+        members = [item.path for item in list_images(folder)[0]]
         name, where = Path(folder).resolve().name, printable(folder)
     else:
         assert index is not None
         assert label is not None
-        members = [index.path_of(entry.id) for entry in entries if entry.label == label]
+        members = [index.path_of(entry.id) for entry in index.entries(label)]
         name, where = label, f"the label {label!r} of {printable(str(index.path))}"
         if not members:
             raise StoreError(
@@ -73,7 +72,7 @@ def command(
         assert index is not None
         index.check_model(engine)
         inside = {index.id_of(path) for path in members}
-        _, outside = index.get([entry.id for entry in entries if entry.id not in inside])
+        _, outside = index.get([entry.id for entry in index.entries() if entry.id not in inside])
     maps = class_maps(engine, members, outside=outside)
     against = ", less what they share with the rest" if rest else ""
     figure = ClassFigure(maps, f"{name}: what {len(members)} images share{against}", engine.options)

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command import command as make_command
-from .command import output_options
-from .engine_options import EngineChoice, engine_options
-from .parameters import FILE, POINT
+from .shared.command import command as make_command
+from .shared.command import output_options
+from .shared.engine_options import EngineChoice, engine_options
+from .shared.parameters import FILE, POINT
 
 if TYPE_CHECKING:
     from simmap.engine.results import Pair
@@ -36,8 +36,8 @@ def command(
     from simmap.engine.figures.pair import PairFigure
     from simmap.engine.files import check_output
 
-    from .outputs import check_not_inputs, check_picture
-    from .report import print_facts, print_json
+    from .shared.outputs import check_not_inputs, check_picture
+    from .shared.report import print_facts, print_json
 
     picture = check_picture(output, force=force)
     archive = None if maps is None else check_output(maps, force=force)

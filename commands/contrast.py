@@ -2,11 +2,11 @@
 
 import click
 
-from .command import command as make_command
-from .command import output_options
-from .engine_options import EngineChoice, engine_options
-from .index_parameters import labels_option
-from .parameters import COUNT, FILE, FOLDER
+from .shared.command import command as make_command
+from .shared.command import output_options
+from .shared.engine_options import EngineChoice, engine_options
+from .shared.index_parameters import labels_option
+from .shared.parameters import COUNT, FILE, FOLDER
 
 
 def _refuse_old_spelling(_: click.Context, __: click.Parameter, value: str | None) -> None:
@@ -58,12 +58,12 @@ def command(
 ) -> None:
     """One query under several models: checkpoints, poolings, training runs."""
     from simmap.engine.analysis.contrast import contrast
-    from simmap.engine.dataset import find_images
     from simmap.engine.engine import Engine
     from simmap.engine.figures.contrast import ContrastFigure
 
-    from .outputs import check_not_inputs, check_picture
-    from .report import print_json, print_line, print_table
+    from .shared.images import list_images
+    from .shared.outputs import check_not_inputs, check_picture
+    from .shared.report import print_json, print_line, print_table
 
     if bool(images) == (folder is not None):
         raise click.UsageError("give images to compare the query with, or --index-folder FOLDER")
@@ -74,7 +74,7 @@ def command(
     candidates = list(images)
     label_of_each = None
     if folder is not None:
-        items = find_images(folder, labels)
+        items = list_images(folder, labels)[0]
         candidates = [item.path for item in items]
         if any(item.label is not None for item in items):
             label_of_each = [item.label for item in items]

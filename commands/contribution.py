@@ -2,12 +2,12 @@
 
 import click
 
-from .command import command as make_command
-from .command import output_options
-from .engine_options import EngineChoice, engine_options
-from .index_parameters import labels_option
-from .parameters import FILE, FOLDER
-from .sample_options import sample_options
+from .shared.command import command as make_command
+from .shared.command import output_options
+from .shared.engine_options import EngineChoice, engine_options
+from .shared.index_parameters import labels_option
+from .shared.parameters import FILE, FOLDER
+from .shared.sample_options import sample_options
 
 
 @make_command("contribution", "simmap contribution --folder photos --pairs 1000 -o curve.png")
@@ -34,13 +34,14 @@ def command(
     from itertools import chain
 
     from simmap.engine.analysis.contribution import MARKED, contribution_curve
-    from simmap.engine.dataset import find_images, read_pairs, sample_pairs
+    from simmap.engine.dataset import read_pairs, sample_pairs
     from simmap.engine.engine import Engine
     from simmap.engine.figures.contribution import ContributionFigure
     from simmap.engine.figures.curve import check_curve
 
-    from .outputs import check_not_inputs
-    from .report import print_facts, print_json
+    from .shared.images import list_images
+    from .shared.outputs import check_not_inputs
+    from .shared.report import print_facts, print_json
 
     if (pairs_file is None) == (folder is None):
         raise click.UsageError("give PAIRS.csv or --folder")
@@ -49,7 +50,7 @@ def command(
         chosen = read_pairs(pairs_file)
     else:
         assert folder is not None
-        chosen = sample_pairs(find_images(folder, labels), pairs, seed=seed)
+        chosen = sample_pairs(list_images(folder, labels)[0], pairs, seed=seed)
     options = choice.options()
     images = dict.fromkeys(chain.from_iterable(chosen))
     check_not_inputs([picture], [pairs_file, labels, *images, options.model, choice.config])

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command import command as make_command
-from .command import output_options
-from .engine_options import EngineChoice, engine_options
-from .index_parameters import labels_option
-from .parameters import FILE, FOLDER
-from .sample_options import sample_options
+from .shared.command import command as make_command
+from .shared.command import output_options
+from .shared.engine_options import EngineChoice, engine_options
+from .shared.index_parameters import labels_option
+from .shared.parameters import FILE, FOLDER
+from .shared.sample_options import sample_options
 
 if TYPE_CHECKING:
     from simmap.engine.engine import Engine
@@ -40,19 +40,20 @@ def command(
     from simmap.engine.analysis.agreement import agreement
     from simmap.engine.analysis.faithfulness import faithfulness as measure
     from simmap.engine.analysis.retrieval import retrieval
-    from simmap.engine.dataset import find_images, sample_pairs
+    from simmap.engine.dataset import sample_pairs
     from simmap.engine.engine import Engine
     from simmap.engine.figures.curve import check_curve
     from simmap.engine.figures.faithfulness import FaithfulnessFigure
 
-    from .outputs import check_not_inputs
-    from .progress import progress
-    from .report import print_json
+    from .shared.images import list_images
+    from .shared.outputs import check_not_inputs
+    from .shared.progress import progress
+    from .shared.report import print_json
 
     if output is not None and not faithfulness:
         raise click.UsageError("-o is the curve of --faithfulness")
     picture = None if output is None else check_curve(output, force=force)
-    items = find_images(folder, labels)
+    items = list_images(folder, labels)[0]
     paths, label_of_each = [item.path for item in items], [item.label for item in items]
     options = choice.options()
     check_not_inputs([picture], [*paths, labels, options.model, against, choice.config])
@@ -88,7 +89,7 @@ def _embeddings(engine: "Engine", paths: list[str]) -> "Array":
     """(n, D) of the images."""
     import numpy as np
 
-    from .progress import progress
+    from .shared.progress import progress
 
     vectors = []
     with progress("images") as on_progress:
@@ -101,7 +102,7 @@ def _embeddings(engine: "Engine", paths: list[str]) -> "Array":
 def _print(report: dict[str, Any]) -> None:
     from simmap.engine.errors import printable
 
-    from .report import print_line
+    from .shared.report import print_line
 
     for model in report["models"]:
         images = f"{model['queries']} queries of {model['classes']} classes, {model['images']} images"

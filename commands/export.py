@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command import command as make_command
-from .command import output_options
-from .parameters import FILE, FOLDER, RGB
+from .shared.command import command as make_command
+from .shared.command import output_options
+from .shared.parameters import FILE, FOLDER, RGB
 
 if TYPE_CHECKING:
     from simmap.export.exporter import Report
@@ -70,8 +70,8 @@ def command(recipe_file: str | None, output: str, force: bool, as_json: bool, **
     from simmap.engine.errors import ExportError
     from simmap.export.recipe import load_recipe
 
-    from .outputs import check_not_inputs
-    from .report import print_json
+    from .shared.outputs import check_not_inputs
+    from .shared.report import print_json
 
     # Before the heavy imports: a mistake in a recipe is reported at once.
     recipe = load_recipe(None if recipe_file is None else Path(recipe_file), flags)
@@ -112,7 +112,7 @@ def _data(report: "Report") -> dict[str, Any]:
 def _print(report: "Report") -> None:
     from simmap.engine.errors import printable
 
-    from .report import print_line
+    from .shared.report import print_line
 
     print_line(
         f"{'output':24} {'images':16} {'batch':>5} {'absolute':>10} {'relative':>10} {'tolerance':>10}"

@@ -1,6 +1,6 @@
 """``simmap index``: the group of what is done to an index."""
 
-from .group import LazyGroup
+from .shared.group import LazyGroup
 
 command = LazyGroup(
     "index",
@@ -8,6 +8,7 @@ command = LazyGroup(
         "build": ("index_build", "Index a folder of images, or bring its index up to date."),
         "add": ("index_add", "Add images to an index, or those of its images that have changed."),
         "remove": ("index_remove", "Remove images from an index; the files stay."),
+        "check": ("index_check", "Verify that nothing in an index is damaged."),
         "info": ("index_info", "What is in an index."),
     },
     "Build, change and check an index of images to search in.",

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from .command import command as make_command
-from .engine_options import EngineChoice, engine_options
-from .index_parameters import index_argument, labels_option, strict_option
-from .parameters import FILE
+from .shared.command import command as make_command
+from .shared.engine_options import EngineChoice, engine_options
+from .shared.index_parameters import index_argument, labels_option, strict_option
+from .shared.parameters import FILE
 
 
 @make_command("add", "simmap index add photos.index more_photos")
@@ -29,21 +29,24 @@ def command(
     as_json: bool,
 ) -> None:
     """Add images to an index, or those of its images that have changed."""
-    from simmap.engine.dataset import Item, find_images
+    from simmap.engine.dataset import Item
     from simmap.engine.engine import Engine
     from simmap.engine.index.embedded import Index
     from simmap.engine.index.update import update_index
 
-    from .index_report import print_update
-    from .progress import progress
+    from .shared.images import list_images
+    from .shared.index_report import print_update
+    from .shared.progress import progress
 
     index = Index(index_folder)
     items = []
     for path in map(Path, paths):
-        items += find_images(path, labels) if path.is_dir() else [Item(str(path), label)]
+        if path.is_dir():
+            items += list_images(str(path), labels, strict=strict)[0]
+        else:
+            items.append(Item(str(path), label))
     if label is not None:
         items = [Item(item.path, label) for item in items]
-    engine = Engine(options=choice.options(index))
-    with progress("images") as on_progress:
+    with Engine(options=choice.options(index)) as engine, progress("images") as on_progress:
         update = update_index(index, engine, items, strict=strict, on_progress=on_progress)
     print_update(index, update, as_json=as_json)

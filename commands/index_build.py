@@ -2,10 +2,10 @@
 
 import click
 
-from .command import command as make_command
-from .engine_options import EngineChoice, engine_options
-from .index_parameters import labels_option, strict_option
-from .parameters import FOLDER
+from .shared.command import command as make_command
+from .shared.engine_options import EngineChoice, engine_options
+from .shared.index_parameters import labels_option, strict_option
+from .shared.parameters import FOLDER
 
 
 @make_command("build", "simmap index build photos -o photos.index")
@@ -22,17 +22,17 @@ def command(
     folder: str, output: str, labels: str | None, strict: bool, choice: EngineChoice, as_json: bool
 ) -> None:
     """Index a folder of images, or bring its index up to date; an interrupted build goes on."""
-    from simmap.engine.dataset import find_images
     from simmap.engine.engine import Engine
     from simmap.engine.index.embedded import Index
     from simmap.engine.index.update import update_index
 
-    from .index_report import print_update
-    from .progress import progress
+    from .shared.images import list_images
+    from .shared.index_report import print_update
+    from .shared.progress import progress
 
-    items = find_images(folder, labels)
-    engine = Engine(options=choice.options())
-    index = Index.create(output, engine, folder)
-    with progress("images") as on_progress:
-        update = update_index(index, engine, items, prune=True, strict=strict, on_progress=on_progress)
+    items, complete = list_images(folder, labels, strict=strict)
+    with Engine(options=choice.options()) as engine, progress("images") as on_progress:
+        index = Index.create(output, engine, folder)
+        # Images below a folder that cannot be read today have not gone.
+        update = update_index(index, engine, items, prune=complete, strict=strict, on_progress=on_progress)
     print_update(index, update, as_json=as_json)

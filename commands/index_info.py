@@ -1,42 +1,40 @@
 """``simmap index info``: what is in an index."""
 
-from .command import command as make_command
-from .index_parameters import index_argument
+from .shared.command import command as make_command
+from .shared.index_parameters import index_argument
 
 
 @make_command("info", "simmap index info photos.index")
 @index_argument
 def command(index_folder: str, as_json: bool) -> None:
     """What is in an index: its model, its images, and how many of each label."""
-    from collections import Counter
-
     from simmap.engine.index.embedded import Index
 
-    from .report import print_facts, print_json, print_line, print_table
+    from .shared.report import print_facts, print_json, print_line, print_table
 
     index = Index(index_folder)
-    entries = index.entries()
-    labels = Counter(entry.label for entry in entries if entry.label is not None)
+    labels = index.labels()
+    images, unlabelled = sum(labels.values()), labels.pop(None, 0)
     size = sum(path.stat().st_size for path in index.path.iterdir())
     if as_json:
         print_json(
             {
                 "index": str(index.path),
-                "images": len(entries),
+                "images": images,
                 "root": index.root,
                 "model": index.model,
                 "fingerprint": index.fingerprint,
                 "dimension": index.dimension,
                 "bytes": size,
-                "labels": dict(sorted(labels.items())),
-                "paths": [index.path_of(entry.id) for entry in entries],
+                "labels": labels,
+                "paths": [index.path_of(entry.id) for entry in index.entries()],
             }
         )
         return
     print_facts(
         [
             ("index", str(index.path)),
-            ("images", f"{len(entries)}, {len(entries) - labels.total()} of them without a label"),
+            ("images", f"{images}, {unlabelled} of them without a label"),
             ("root", index.root),
             ("model", index.model),
             ("fingerprint", index.fingerprint),
@@ -46,4 +44,4 @@ def command(index_folder: str, as_json: bool) -> None:
     )
     if labels:
         print_line("")
-        print_table(("images", "label"), [(count, label) for label, count in sorted(labels.items())])
+        print_table(("images", "label"), [(count, label) for label, count in labels.items()])

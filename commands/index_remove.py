@@ -1,13 +1,12 @@
 """``simmap index remove``: images, by their files or folders, which need not exist any more."""
 
 import sys
-from pathlib import Path
 
 import click
 
-from .command import command as make_command
-from .index_parameters import index_argument
-from .parameters import FILE
+from .shared.command import command as make_command
+from .shared.index_parameters import index_argument
+from .shared.parameters import FILE
 
 
 @make_command("remove", "simmap index remove photos.index photos/cat --yes")
@@ -22,25 +21,21 @@ def command(index_folder: str, paths: tuple[str, ...], yes: bool, as_json: bool)
     from simmap.engine.errors import StoreError, printable
     from simmap.engine.index.embedded import Index
 
-    from .report import print_json, print_line
+    from .shared.report import print_json, print_line
 
     index = Index(index_folder)
-    known = {entry.id for entry in index.entries()}
     chosen: set[str] = set()
     folders: dict[str, int] = {}
     for path in paths:
-        name = index.id_of(path)
-        if name in known:
-            chosen.add(name)
-            continue
-        below = {one for one in known if Path(one).is_relative_to(name)}
+        below = index.ids_below(path)
         if not below:
             raise StoreError(
                 f"{printable(index_folder)}: has no image {printable(path)}; "
                 "see its paths with: simmap index info --json"
             )
-        folders[path] = len(below)
-        chosen |= below
+        if below != [index.id_of(path)]:
+            folders[path] = len(below)
+        chosen.update(below)
     if folders and not yes:
         _confirm(index_folder, folders)
     removed = index.delete(sorted(chosen))

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .command import command as make_command
-from .parameters import FILE
+from .shared.command import command as make_command
+from .shared.parameters import FILE
 
 if TYPE_CHECKING:
     from simmap.engine.runtime.session import Session
@@ -19,7 +19,7 @@ def command(model: str, as_json: bool) -> None:
 
     from simmap.engine.runtime.session import open_session
 
-    from .report import print_facts, print_json
+    from .shared.report import print_facts, print_json
 
     session = open_session(model, device="cpu", threads=1)
     if as_json:

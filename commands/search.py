@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .command import command as make_command
-from .command import output_options
-from .engine_options import EngineChoice, engine_options
-from .index_parameters import index_argument
-from .parameters import BOX, COUNT, FILE
+from .shared.command import command as make_command
+from .shared.command import output_options
+from .shared.engine_options import EngineChoice, engine_options
+from .shared.index_parameters import index_argument
+from .shared.parameters import BOX, COUNT, FILE
 
 if TYPE_CHECKING:
     from simmap.engine.index.embedded import Index
@@ -65,8 +65,8 @@ def command(
     from simmap.engine.index.explain import explain
     from simmap.engine.index.search import search
 
-    from .outputs import check_not_inputs, check_picture
-    from .report import print_json, print_line
+    from .shared.outputs import check_not_inputs, check_picture
+    from .shared.report import print_json, print_line
 
     region = bool(boxes) or mask is not None
     if not queries and embedding is None:
@@ -125,7 +125,7 @@ def _search_file(index: "Index", path: str, k: int, *, per_class: bool) -> "list
 def _print_results(found: "Sequence[Found]") -> None:
     from simmap.engine.errors import printable
 
-    from .report import print_line, print_table
+    from .shared.report import print_line, print_table
 
     for one in found:
         print_line(f"query {printable(one.name)}{'' if one.weights is None else ', ranked by the region'}")

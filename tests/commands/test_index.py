@@ -176,3 +176,14 @@ def test_failures_are_one_line_and_leave_nothing(simmap: Simmap, folder: Path) -
     )
     failed(simmap("index", "build", "photos/box", "-o", "ix"), "ix: is the index of the folder")
     assert sorted(p.name for p in folder.parent.iterdir()) == ["ix", "photos"]
+
+
+def test_check_finds_a_changed_byte(simmap: Simmap, folder: Path) -> None:
+    report(simmap("index", "build", "photos", "-o", "ix", "--json"))
+    assert report(simmap("index", "check", "ix", "--json"))["images"] == 7
+    assert simmap("index", "check", "ix").stdout.startswith("ix: 7 images are sound")
+    vectors = folder.parent / "ix" / "vectors-1.f32"
+    data = bytearray(vectors.read_bytes())
+    data[4 * 1280 * 3] ^= 1
+    vectors.write_bytes(data)
+    failed(simmap("index", "check", "ix"), "ix")

@@ -7,7 +7,7 @@ import click
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by a table: name -> (module of this package, line of help).
+    """A group that knows its commands by a table: name -> (module of ``simmap.commands``, line of help).
 
     The command is the attribute ``command`` of its module.
     """
@@ -25,7 +25,7 @@ class LazyGroup(click.Group):
         """Import a command."""
         if cmd_name not in self._table:
             return None
-        command = import_module(f".{self._table[cmd_name][0]}", __package__).command
+        command = import_module(f"simmap.commands.{self._table[cmd_name][0]}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -92,6 +92,6 @@ class Interrupts:
                     os.kill(os.getpid(), signal.SIGINT)
                 if time.monotonic() > deadline:
                     if not self.reported:
-                        os.write(2, b"simmap: interrupted\n")
+                        os.write(sys.stderr.fileno(), b"simmap: interrupted\n")
                     os._exit(130)
         os.close(self._read)

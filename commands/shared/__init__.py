@@ -1,0 +1,1 @@
+"""What the commands share: parameters, options, checks of outputs, reports, and how a process ends."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import StoreError, printable
 from . import vectors as files
-from .database import reading
+from .database import Record, reading
 from .embedded import Index
 
 ROWS = 4096  # that are verified between two reads of the database
@@ -56,22 +56,20 @@ def _check(index: Index, on_progress: Callable[[int, int], None] | None) -> Chec
         header = database.header
         path = files.path_of(index.path, header.generation)
         vectors = files.map_rows(path, header.rows, header.dimension).rows
-    images, damaged, first = 0, 0, ""
+    images, damaged = 0, list[Record]()
     for start in range(0, header.rows, ROWS):
         stop = min(start + ROWS, header.rows)
         with reading(index.path) as database:
             if database.header[:6] != header[:6]:
                 return None
             records = database.records(start, stop)
-        for row, entry, checksum in records:
-            if not files.is_sound(vectors[row], entry, checksum):
-                damaged += 1
-                first = first or f"{printable(entry.id)} (row {row})"
+        damaged += files.damaged_rows(vectors, records)
         images += len(records)
         if on_progress is not None:
             on_progress(stop, header.rows)
     if damaged:
         raise StoreError(
-            f"{path}: {damaged} of {images} images are damaged, first {first}; build the index anew"
+            f"{path}: {len(damaged)} of {images} images are damaged, first {printable(damaged[0].entry.id)} "
+            f"(row {damaged[0].row}); build the index anew"
         )
     return Checked(images, header.rows, vectors.nbytes)

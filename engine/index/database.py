@@ -11,6 +11,7 @@ open. File names, labels and other text are stored as UTF-8 bytes, since names m
 of years after 2262 do not fit 64 bits.
 """
 
+import errno
 import os
 import sqlite3
 import stat
@@ -323,7 +324,7 @@ def _named(folder: Path, verb: str, error: sqlite3.Error) -> StoreError:
             f"{folder}: another program has kept it locked for {WAIT:.0f} s; try again when it has finished"
         )
     if code == sqlite3.SQLITE_FULL:
-        return StoreError(f"{folder}: cannot be {verb}: {os.strerror(28)}")
+        return StoreError(f"{folder}: cannot be {verb}: {os.strerror(errno.ENOSPC)}")
     if code in (
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_PERM,

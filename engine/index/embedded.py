@@ -146,7 +146,12 @@ class Index:
         """Ids of the image with the file ``path``, or of all images in that folder and its sub-folders.
 
         The file or folder need not exist any more.
+
+        Raises:
+            StoreError: the path is empty.
         """
+        if not str(path):
+            raise StoreError(f"{self.path}: an empty path names no image; give a file or a folder")
         whole, name = Path(absolute(path)), self.id_of(path)
         start = name.rstrip(os.sep) + os.sep
         with self._reading() as database:
@@ -332,13 +337,12 @@ class Index:
         self, vectors: npt.NDArray[np.float32], records: Collection[Record], header: Header
     ) -> None:
         """Refuse rows that are not what was written."""
-        for row, entry, checksum in records:
-            if not files.is_sound(vectors[row], entry, checksum):
-                raise StoreError(
-                    f"{files.path_of(self.path, header.generation)}: row {row}, of the image "
-                    f"{printable(entry.id)}, is damaged; list all damage with: simmap index check "
-                    f"{self.path}, then build the index anew"
-                )
+        for row, entry, _ in files.damaged_rows(vectors, records):
+            raise StoreError(
+                f"{files.path_of(self.path, header.generation)}: row {row}, of the image "
+                f"{printable(entry.id)}, is damaged; see how much is with: simmap index check {self.path}, "
+                "then build the index anew"
+            )
 
     def _compact(self, header: Header) -> None:
         """Copy the live rows to the file of the next generation, if many rows are dead."""

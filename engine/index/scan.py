@@ -14,7 +14,8 @@ def candidates(
 ) -> list[npt.NDArray[np.intp]]:
     """Rows that are among the ``k`` best of each query, however float32 products are rounded.
 
-    A row that gives NaN counts as the best, so that it hides no other row and whoever reads it is told.
+    A row that gives NaN is among them, whatever the others give, so that its reader is told. Comparisons are
+    "not less" for this reason: NaN is less than nothing.
     """
     count, dimension = queries.shape
     # A sum of D float32 products is off by at most g |q| |v|, g = D u / (1 - D u), u = 2^-24 (Higham,
@@ -29,21 +30,19 @@ def candidates(
     for start in range(0, len(vectors), step):
         with np.errstate(all="ignore"):
             block = queries @ vectors[start : start + step].T
-        if np.isnan(block.max(initial=-np.inf)):
-            block[np.isnan(block)] = np.inf
         block[:, hidden[start : start + step]] = -np.inf
         if start == 0 and block.shape[1] > 128 * k:
             # A few of the first rows set a floor that spares sorting most of the others.
             few = np.partition(block[:, : 128 * k], -k, axis=1)[:, -k]
             floor = np.maximum(floor, (few - margin).astype(np.float32))
-        above = block >= floor[:, None]
+        above = ~(block < floor[:, None])
         for at in np.flatnonzero(above.any(axis=1)):
             found = np.flatnonzero(above[at])
             scores[at] = np.concatenate([scores[at], block[at, found]])
             rows[at] = np.concatenate([rows[at], found + start])
             if len(scores[at]) > k:
                 floor[at] = np.partition(scores[at], -k)[-k] - margin[at]
-                keep = scores[at] >= floor[at]
+                keep = ~(scores[at] < floor[at])
                 scores[at], rows[at] = scores[at][keep], rows[at][keep]
     return rows
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..errors import StoreError
 from ..types import Array
+from .database import Record
 from .store import Entry
 
 TOLERANCE = 1e-3  # of a vector's length from 1, when it is added
@@ -113,9 +114,12 @@ def checksum(entry: Entry, vector: npt.NDArray[np.float32]) -> int:
     return zlib.crc32(data, zlib.crc32(ascii(tuple(entry)).encode()))
 
 
-def is_sound(vector: npt.NDArray[np.float32], entry: Entry, expected: int) -> bool:
-    """Whether a row is what was written: its checksum holds, and it is finite and of length 1."""
-    if checksum(entry, vector) != expected:
-        return False
+def damaged_rows(vectors: npt.NDArray[np.float32], records: Iterable[Record]) -> list[Record]:
+    """The images whose rows are not what was written, not finite or not of length 1."""
     with np.errstate(all="ignore"):
-        return abs(float(vector @ vector) - 1) < 4 * TOLERANCE
+        return [
+            record
+            for record in records
+            if checksum(record.entry, vector := vectors[record.row]) != record.checksum
+            or not abs(float(np.dot(vector, vector)) - 1) < 4 * TOLERANCE  # NaN is not either
+        ]

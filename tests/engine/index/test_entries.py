@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from index_common import ENGINE, D, add, content, entry, units
 
 from simmap.engine.dataset import find_images
+from simmap.engine.errors import StoreError
 from simmap.engine.index.check import check_index
 from simmap.engine.index.database import writing
 from simmap.engine.index.embedded import Index
@@ -90,6 +91,8 @@ def test_ids_below_are_those_of_a_file_or_folder(tmp_path: Path, path: str, expe
     target.delete(["gone"])
     assert target.ids_below(tmp_path / path) == [name.format(tmp_path) for name in expected]
     assert target.ids_below("/") == target.ids_below(tmp_path)
+    with pytest.raises(StoreError, match="an empty path names no image"):
+        target.ids_below("")
 
 
 def test_opening_reads_no_rows(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from typing import cast
 
+import numpy as np
 import simplejpeg
 
+from ..errors import ImageError
 from ..types import Pixels
 from .orientation import exif_orientation
 from .pillow import decode_pillow
@@ -11,6 +13,9 @@ from .quiet import quiet
 from .refusal import check_size, cut_off, undecodable
 
 _FACTORS = (8, 4, 2)
+# A progressive JPEG has some ten scans of all its pixels. Thousands fit into a small file: hours of work.
+_MOST_SCANNED = 20_000_000_000
+_EXIF_WITHIN = 1 << 20  # bytes from the start
 
 
 def decode_jpeg(
@@ -31,6 +36,10 @@ def decode_jpeg(
         pixels, _ = decode_pillow(data, "JPEG", name, max_pixels)
         return pixels, _orientation(data), (pixels.shape[0], pixels.shape[1])
     check_size(name, width, height, max_pixels)
+    if _scans(data) * width * height > _MOST_SCANNED:
+        raise ImageError(
+            f"{name}: has too many scans for a JPEG of {width} x {height} pixels; save it again as JPEG"
+        )
     factor = 1
     if short_side is not None:
         factor = next((f for f in _FACTORS if min(width, height) >= f * short_side), 1)
@@ -52,9 +61,16 @@ def decode_jpeg(
     return cast(Pixels, pixels), _orientation(data), (height, width)
 
 
+def _scans(data: bytes) -> int:
+    """The number of scans, or more: what lies behind the image may hold the same two bytes by chance."""
+    content = np.frombuffer(data, np.uint8)
+    marks = np.flatnonzero(content[:-1] == 0xFF)
+    return int(np.count_nonzero(content[marks + 1] == 0xDA))
+
+
 def _orientation(data: bytes) -> int:
     # Pillow is imported, and parses, only where there is something to find.
-    if b"Exif\0\0" not in data:
+    if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) < 0:
         return 1
     from io import BytesIO
 

@@ -39,7 +39,7 @@ def decode_pillow(data: bytes, form: Format, name: str, max_pixels: int) -> tupl
     """
     with quiet():
         try:
-            image = _open(data, form)
+            image = _open(BytesIO(data), form)
             check_size(name, *image.size, max_pixels)
             if form == "PNG":
                 _check_png(data, name)
@@ -65,16 +65,16 @@ def decode_pillow(data: bytes, form: Format, name: str, max_pixels: int) -> tupl
     return pixels, exif_orientation(block) if isinstance(block, bytes) else 1
 
 
-def _open(data: bytes, form: Format) -> "ImageFile":
+def _open(stream: BytesIO, form: Format) -> "ImageFile":
     module, plugin = _PLUGINS[form]
-    image: ImageFile = getattr(import_module(module), plugin)(BytesIO(data))
+    image: ImageFile = getattr(import_module(module), plugin)(stream)
     return image
 
 
 def _check_png(data: bytes, name: str) -> None:
     """Hold all checksums against the data: Pillow decodes without those of the pixels, and without an end."""
     stream = BytesIO(data)
-    image = getattr(import_module(_PLUGINS["PNG"][0]), _PLUGINS["PNG"][1])(stream)
+    image = _open(stream, "PNG")
     try:
         image.verify()
     except SyntaxError:
@@ -95,7 +95,7 @@ def _check_png_rows(data: bytes, name: str) -> None:
     """
     from PIL import Image
 
-    image = _open(data, "PNG")
+    image = _open(BytesIO(data), "PNG")
     image.im = Image.new(image.mode, image.size, 1).im
     image.load()
     if _ends_in(image, 1):

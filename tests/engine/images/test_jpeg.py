@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from io import BytesIO
 
 import cv2
@@ -189,3 +190,17 @@ print([name for name in sys.modules if name.split(".")[0] == "PIL"])
     for data, expected in ((encode(smooth(), ".jpg"), b"[]"), (encode(smooth(), ".png"), b"PIL.")):
         done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, check=True)
         assert expected in done.stdout
+
+
+def test_a_small_file_of_many_scans_is_refused_at_once():
+    stream = BytesIO()
+    Image.new("L", (3000, 3000), 90).save(stream, "JPEG", progressive=True)
+    whole = stream.getvalue()
+    assert load(whole).pixels.shape == (3000, 3000, 3)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    start = time.process_time()
+    refused(whole[:-2] + last * 3000 + whole[-2:], "too many scans", "3000 x 3000")
+    assert time.process_time() - start < 2
+    # A film behind a photo, as phones write it, is no scan.
+    film = np.random.default_rng(0).bytes(20_000_000)
+    assert load(whole + film).pixels.shape == (3000, 3000, 3)

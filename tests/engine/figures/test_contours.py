@@ -67,7 +67,7 @@ def test_outlines_are_as_long_as_the_border_and_turn_at_each_corner(inside: Arra
     border = abs(np.diff(padded, axis=0)).sum() + abs(np.diff(padded, axis=1)).sum()
     length = 0
     for loop in cell_outlines(inside):
-        for (ax, ay), (bx, by), (cx, cy) in zip(loop, loop[1:] + loop[:1], loop[2:] + loop[:2], strict=True):
+        for (ax, ay), (bx, by), (cx, _) in zip(loop, loop[1:] + loop[:1], loop[2:] + loop[:2], strict=True):
             assert (ax == bx) != (ay == by)
             assert (bx == cx) != (ax == bx)  # the next side is across
             length += abs(bx - ax) + abs(by - ay)

@@ -15,12 +15,8 @@ from .scale import tick_text
 from .text import draw_text, text_width
 
 GROUNDS = {"on light photos": 232, "on dark photos": 40}  # greys of the bar's two halves
-BAR, BAR_LENGTH, SWATCH, SPACE = (
-    17,
-    260,
-    34,
-    8,
-)  # height of one half, lengths and a gap, in units of the layout
+# Height of the bar's one half, lengths and a gap, in units of the layout.
+BAR, BAR_LENGTH, SWATCH, SPACE = 17, 260, 34, 8
 SWATCH_GROUND = (92, 92, 92)
 
 

@@ -194,6 +194,12 @@ def test_legend_says_what_lies_beyond_it() -> None:
     assert clipped[-3:] == ["0.02 or more", MEANING, "near duplicates of the query do not set the scale"]
 
 
+def test_legend_says_what_lies_beyond_both_ends() -> None:
+    minus = "\N{MINUS SIGN}"
+    words = legends_of(maps(-0.9), Options(contours=False, scale=0.5))
+    assert words[2:5] == [f"{minus}0.5 or less", "0", "+0.5 or more"]
+
+
 def test_each_scale_has_a_legend_and_the_last_one_the_key_of_contours() -> None:
     both = legends_of(maps(0.02, scale="a") + maps(0.01, scale="b"), Options())
     assert both == [

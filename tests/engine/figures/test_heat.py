@@ -112,6 +112,12 @@ def test_what_speaks_against_is_hatched_from_a_twentieth_of_the_scale_on() -> No
         assert len(lines) in (0, 28 * 28 // heat.HATCH_PERIOD)
 
 
+@pytest.mark.parametrize("grey", [0, 60, 127, 128, 200, 255])
+def test_hatching_can_be_seen_on_any_ground(grey: int) -> None:
+    picture = apply_heat(plain(14, 14, grey), np.full((14, 14), -0.3, np.float32), 0.6)
+    assert abs(lab_of(picture[0, 0])[0] - lab_of(picture[0, 1])[0]) > 5 * JND
+
+
 def test_strips_have_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(2).uniform(-1, 1, (50, 80)).astype(np.float32)
     whole = apply_heat(noise(50, 80), values, 0.6)

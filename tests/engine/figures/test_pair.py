@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scenes import pair
 
+from simmap.engine.figures import layout
 from simmap.engine.figures import pair as module
 from simmap.engine.figures.links import Link
 from simmap.engine.figures.pair import PairFigure
@@ -15,10 +16,9 @@ SMALL = Options(panel_height=120)
 
 def words_of(shown: PairFigure) -> list[str]:
     """What the picture says, in its order."""
-    from simmap.engine.figures import layout
-
     with pytest.MonkeyPatch.context() as patch:
         written: list[str] = []
+        patch.setattr(layout, "shortened", lambda line, size, width: line)
         patch.setattr(layout, "draw_text", lambda _, line, *rest: written.append(line))
         shown.picture()
     return written

@@ -203,6 +203,12 @@ def test_stacks_have_one_width_and_add_up_to_their_height(ratios: list[float], h
     assert sum(own[0] for own in sizes) <= height * len(photos) + len(photos) * (height / 15 + 1)
 
 
+def test_a_narrow_photo_keeps_a_column_wide_enough_for_words() -> None:
+    sizes, width = stack_sizes([Panel(plain(400, 100)), Panel(plain(100, 100))], 90)
+    assert width == round(180 / (1 / 0.55 + 1))
+    assert sizes == [(116, 29), (64, 64)]
+
+
 @pytest.mark.parametrize(
     ("shape", "size"),
     [((360, 640), (90, 160)), ((100, 100), (90, 90)), ((100, 400), (50, 198)), ((400, 100), (90, 22)),

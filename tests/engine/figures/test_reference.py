@@ -10,9 +10,9 @@ from make_reference import LEVELS, REFERENCE, drawn
 from simmap.engine.types import Pixels
 
 NAMES = sorted(path.stem for path in REFERENCE.glob("*.png"))
-# Of a channel at half the size. Other releases of OpenCV smooth lines by a few levels differently; a tick of
-# one pixel is 100 darker than paper.
-TOLERANCE = 40 + LEVELS
+# Of a channel at half the size: the references' own rounding, and that of another processor. OpenCV 4.10 and
+# 5.0 draw alike; a tick of one pixel is 100 darker than paper.
+TOLERANCE = 12
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_picture_looks_as_its_reference(name: str, pictures: dict[str, Pixels], 
     difference = abs(picture - expected)
     where = np.argwhere(difference.max(axis=-1) > TOLERANCE)
     assert where.size == 0, f"{len(where)} pixels differ, the first at {where[0]} (half size)"
-    assert difference.mean() < LEVELS / 2
+    assert difference.mean() < LEVELS / 4
 
 
 def test_the_tolerance_notices_a_tick_a_column_and_a_colour(pictures: dict[str, Pixels]) -> None:

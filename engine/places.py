@@ -1,5 +1,6 @@
 """What each place adds to an embedding, from an artifact's outputs, and whether that is all of it."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,15 @@ class SumCheck:
         """
         self._contract, self._path, self._once = contract, path, once
         self._tolerance = TF32_TOLERANCE if tf32 else TOLERANCE
-        self._left = 0  # runs until the next check
+        self._left: float = 0  # runs until the next check
 
     def due(self) -> bool:
-        """Whether this run is to be checked: the first one, and every ``EVERY`` th after it."""
-        # Two threads at once may check once more, or once less.
-        due = self._left == 0
-        self._left -= not due
-        return due
+        """Whether this run is to be checked: the first one, and one of every ``EVERY`` after it."""
+        # Two threads at once may check one run more or count one less.
+        if self._left > 0:
+            self._left -= 1
+            return False
+        return True
 
     def check(self, embedding: Array, places: Array) -> None:
         """Check one image; one that has no direction is left for the next run to replace.
@@ -83,4 +85,4 @@ class SumCheck:
                 f"difference {difference:.2g}, at most {self._tolerance:g} is rounding), so its maps would "
                 "not sum to the score; export it again"
             )
-        self._left = -1 if self._once else EVERY - 1
+        self._left = math.inf if self._once else EVERY - 1

@@ -81,8 +81,8 @@ def photos(
 
 def run_artifact(session: Session, images: npt.NDArray[np.uint8]) -> dict[str, Array]:
     """The artifact's outputs by name."""
-    names = [o.name for o in session.run.get_outputs()]
-    return dict(zip(names, session.run.run(None, {"image": images}), strict=True))
+    names = [o.name for o in session.inference.get_outputs()]
+    return dict(zip(names, session.inference.run(None, {"image": images}), strict=True))
 
 
 def close(found: Array, expected: Array, tolerance: float) -> None:

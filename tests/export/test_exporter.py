@@ -301,9 +301,9 @@ def test_weights_in_a_file_beside_the_source(tmp_path: Path) -> None:
     report = run_export(folder / "big.onnx", tmp_path / "out.onnx")
     (folder / "big.bin").unlink()
     image = np.random.default_rng(0).integers(0, 256, size=(2, 16, 16, 3), dtype=np.uint8)
-    (embedding,) = open_session(report.path, device="cpu").run.run(["embedding"], {"image": image})
+    (embedding,) = open_session(report.path, device="cpu").inference.run(["embedding"], {"image": image})
     same = run_export(write(networks.tail("Flatten", "Gemm").model, tmp_path), tmp_path / "same.onnx")
-    (other,) = open_session(same.path, device="cpu").run.run(["embedding"], {"image": image})
+    (other,) = open_session(same.path, device="cpu").inference.run(["embedding"], {"image": image})
     assert np.array_equal(embedding, other)
     assert report.contract.fingerprint == same.contract.fingerprint
 
@@ -344,7 +344,9 @@ def test_committed_artifact_is_what_is_made(name: str, tmp_path: Path) -> None:
     sizes = [(spec.height, spec.width), *([(26, 34)] if spec.dynamic else [])]
     for size in sizes:
         images = np.random.default_rng(0).integers(0, 256, size=(2, *size, 3), dtype=np.uint8)
-        for found, expected in zip(*(s.run.run(None, {"image": images}) for s in (new, old)), strict=True):
+        for found, expected in zip(
+            *(s.inference.run(None, {"image": images}) for s in (new, old)), strict=True
+        ):
             assert found.shape == expected.shape
             assert np.abs(found - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
 

@@ -26,7 +26,7 @@ def test_artifact_computes_what_its_source_computes(name: str, tmp_path: Path) -
     report = run_export(write(network.model, tmp_path), tmp_path / "out.onnx", **network.flags)
     session = open_session(report.path, device="cpu", threads=1)
     check_same(network, session)
-    assert session.run.get_inputs()[0].shape[0] == "N"
+    assert session.inference.get_inputs()[0].shape[0] == "N"
 
 
 def test_truth_of_the_builders() -> None:

@@ -91,7 +91,7 @@ def compare(arguments: argparse.Namespace) -> None:
         return
     print(f"cosine similarity  {pair.score:.4f}")
     if any(pair.residuals):
-        print("of it by the bias  " + ", ".join(f"{value:.4f}" for value in pair.residuals))
+        print("of it by no place  " + ", ".join(f"{value:.4f}" for value in pair.residuals))
     print(f"model              {engine.model.name} on {engine.device}")
     print(f"picture            {picture}")
     if maps is not None:
@@ -467,7 +467,11 @@ def inspect(arguments: argparse.Namespace) -> None:
     size = f"{spec.height} x {spec.width}" + (" by default, any other too" if spec.dynamic else "")
     crop = f", {spec.crop_fraction:g} of the shorter side" if spec.resize == "crop" else ""
     exponent = f", p = {contract.p:g}" if contract.p is not None else ""
-    head = "affine" + (" with a bias" if contract.bias else "") if contract.head == "affine" else "none"
+    head = contract.head + (" with a bias" if contract.bias else "")
+    if contract.rest == "image":
+        head += ", what no place owns depends on the image"
+    if contract.reference != "zero":
+        head += f", parts counted from those of {contract.reference}"
     rows = [
         ("artifact", str(session.path)),
         ("source", ", ".join(f"{key} {value}" for key, value in contract.source.items())),

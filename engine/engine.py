@@ -319,8 +319,8 @@ class Engine:
             elif feature is not None:
                 parts = self._parts(feature[at])
                 if each.direction is None:
-                    bias = self.contract.bias_vector
-                    results.append(Embedded(each.name, embedding, each.geometry, parts, bias))
+                    rest = self._rest(embedding, parts)
+                    results.append(Embedded(each.name, embedding, each.geometry, parts, rest))
                 else:
                     values = decompose.direction_map(parts, embedding, each.direction)
                     results.append(Mapped(each.name, embedding, each.geometry, values))
@@ -345,22 +345,31 @@ class Engine:
     def _parts(self, place: Array) -> Array:
         """(H, W, D) of one image's ``parts`` or ``conv``."""
         contract = self.contract
-        if contract.head == "affine":
+        if contract.has_parts:
             return place
         eps = decompose.GEM_EPS if contract.eps is None else contract.eps
         return decompose.alpha_hat(place, contract.pooling, p=contract.p, eps=eps)
+
+    def _rest(self, embedding: Array, parts: Array) -> Array | None:
+        """(D,): what of one image's embedding no place owns."""
+        if self.contract.rest == "constant":
+            return self.contract.bias_vector
+        total = parts.sum(axis=(0, 1), dtype=np.float64)
+        return np.asarray(embedding - total, dtype=np.float32)
 
     def _check_outputs(self, embeddings: Array, places: Array | None = None) -> None:
         """A symbolic axis hides a lie of the contract until the network has run."""
         contract = self.contract
         right = embeddings.shape[1:] == (contract.dimension,)
         if right and places is not None:
-            affine = contract.head == "affine"
-            grid = places.shape[1:3] if affine else places.shape[2:]
+            is_parts = contract.has_parts
+            grid = places.shape[1:3] if is_parts else places.shape[2:]
             right = (
                 places.ndim == 4
                 and (
-                    places.shape[3] == contract.dimension if affine else places.shape[1] == contract.channels
+                    places.shape[3] == contract.dimension
+                    if is_parts
+                    else places.shape[1] == contract.channels
                 )
                 and (self.options.size is not None or grid == (contract.grid_height, contract.grid_width))
             )

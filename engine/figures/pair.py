@@ -62,8 +62,8 @@ class PairFigure(Figure):
             pair.photos, pair.images, pair.maps, pair.residuals, strict=True
         ):
             caption = f"the map sums to {values.sum():.3f}"
-            if embedded.bias is not None:
-                caption += f", the bias gives {rest:.3f}"
+            if embedded.rest is not None:
+                caption += f"{_share(values.sum(), pair.score)}, no place owns {rest:.3f}"
             photos.append(Panel(photo.pixels, None, embedded.geometry, title=Path(photo.name).name))
             overlays.append(Panel(photo.pixels, values, embedded.geometry, caption=caption))
         picture = grid(
@@ -96,3 +96,15 @@ class PairFigure(Figure):
             panel_height=self.options.panel_height,
             opacity=self.options.opacity,
         )
+
+
+_LEAST_SCORE = 0.05  # below it a share of the score says nothing
+_LEAST_SHARE = 0.5
+
+
+def _share(total: float, score: float) -> str:
+    """Which share of the score a map carries, as its caption says it; a small one is a warning."""
+    if abs(score) < _LEAST_SCORE:
+        return " (the score is near 0)"
+    share = total / score
+    return f" ({share:.0%} of the score)" if share >= _LEAST_SHARE else f" (only {share:.0%} of the score)"

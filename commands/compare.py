@@ -66,7 +66,7 @@ def command(
         return
     facts = [("cosine similarity", f"{pair.score:.4f}")]
     if any(pair.residuals):
-        facts.append(("of it by the bias", ", ".join(f"{value:.4f}" for value in pair.residuals)))
+        facts.append(("of it by no place", ", ".join(f"{value:.4f}" for value in pair.residuals)))
     facts.append(("model", f"{engine.model.name} on {engine.device}"))
     facts.append(("picture", str(picture)))
     if archive is not None:

@@ -36,7 +36,9 @@ def _facts(session: "Session") -> list[tuple[str, str]]:
     size = f"{spec.height} x {spec.width}" + (" by default, any other too" if spec.dynamic else "")
     crop = f", {spec.crop_fraction:g} of the shorter side" if spec.resize == "crop" else ""
     exponent = f", p = {contract.p:g}" if contract.p is not None else ""
-    head = "affine" + (" with a bias" if contract.bias else "") if contract.head == "affine" else "none"
+    head = contract.head + (" with a bias" if contract.bias else "")
+    if contract.rest == "image":
+        head += ", its rest depends on the image"
     facts = [
         ("artifact", str(session.path)),
         ("source", ", ".join(f"{key} {value}" for key, value in contract.source.items())),

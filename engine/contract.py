@@ -3,16 +3,16 @@
 One file is all that a server needs. The graph takes ``image`` (N, height, width, 3) uint8 with
 mean, std and layout folded in, and gives
 
-- ``conv`` (N, C, H, W) float32, the last convolutional feature map, alpha;
-- ``pooled`` (N, C') float32, the pooled feature, beta (absent for pooling ``flatten``);
-- with ``head: affine`` also ``embedding`` (N, D) and ``parts`` (N, H, W, D), both float32, with
-  ``sum over places of parts + bias = embedding``.
+- ``conv`` (N, C, H, W) float32, the last convolutional feature map, alpha (absent for pooling ``token``);
+- ``pooled`` (N, C') float32, the pooled feature, beta (absent for ``flatten``, ``attention``, ``token``);
+- with a head also ``embedding`` (N, D) and ``parts`` (N, H, W, D), both float32, with
+  ``sum over places of parts + rest = embedding``. The rest is what no place owns.
 
 The contract is one JSON object under the key ``simmap.contract``, its version under
-``simmap.schema``; ONNX Runtime reads both without the onnx package. ``export`` writes it, the
-engine reads it and refuses, by the name of the field, what it does not know. Under ``simmap.maps`` lies, in
-base64, a small ONNX graph from (``places``, ``directions``) to ``maps``: what a GPU needs to keep feature
-maps to itself (see ``engine.runtime.cuda``).
+``simmap.schema``; ONNX Runtime reads both without the onnx package. ``export`` writes it, in schema 1
+where that says everything; the engine reads it and refuses, by the name of the field, what it does
+not know. Under ``simmap.maps`` lies, in base64, a small ONNX graph from (``places``, ``directions``)
+to ``maps``: what a GPU needs to keep feature maps to itself (see ``engine.runtime.cuda``).
 """
 
 import base64
@@ -31,15 +31,17 @@ from .errors import ArtifactError, printable
 from .schema import from_mapping, shortened
 from .types import Triple
 
-SCHEMA = 1
+SCHEMA = 2
 SCHEMA_KEY = "simmap.schema"
 CONTRACT_KEY = "simmap.contract"
 MAPS_KEY = "simmap.maps"
 ChannelOrder = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]
-Pooling = Literal[decompose.Pooling, "weights", "flatten"]
-Head = Literal["none", "affine"]
+Pooling = Literal[decompose.Pooling, "weights", "flatten", "attention", "token"]
+Head = Literal["none", "affine", "gated"]
+Rest = Literal["constant", "image"]
+Reference = Literal["zero", "blank", "images"]
 Precision = Literal["fp32", "fp16", "fp16-cuda", "int8"]
 
 
@@ -78,14 +80,18 @@ class Contract:
     Attributes:
         input: how photos are prepared.
         pooling: how ``conv`` becomes ``pooled`` (see ``engine.decompose``); ``weights`` is a learned
-            weight for each place and channel, ``flatten`` a linear layer straight on the map; both
-            come with ``head: affine``, since their arithmetic lives in the graph.
+            weight for each place and channel, ``flatten`` a linear layer straight on the map,
+            ``attention`` a sum over places by attention weights that the image itself gives, ``token`` a
+            class token that attends to patch tokens; these come with a head, since their arithmetic
+            lives in the graph.
         p: the exponent of pooling ``gem``, else None.
         eps: the floor to which pooling ``gem`` clips ``conv``, else None.
-        head: ``none`` (the embedding is ``pooled``) or ``affine`` (outputs ``embedding``, ``parts``).
-        bias: base64 of D little-endian float32, the constant b of the affine head; None without one.
-        channels, dimension: C of ``conv`` and D of the embedding.
-        grid_height, grid_width: H and W of ``conv`` at the default input size.
+        head: ``none`` (the embedding is ``pooled``), ``affine``, or ``gated``: linear given the image,
+            with gates and the scales of norms read off the image itself and held. Both have the
+            outputs ``embedding`` and ``parts``.
+        bias: base64 of D little-endian float32, the constant rest of a head; None without one.
+        channels, dimension: C of the feature map or tokens, and D of the embedding.
+        grid_height, grid_width: H and W of the map at the default input size.
         precision: how the weights are stored; ``fp16`` is stored as float16, computed in float32;
             ``fp16-cuda`` is stored and computed as float16 up to ``conv``, in float32 from there on;
             ``int8`` is stored and computed as int8 in most convolutions, in float32 elsewhere.
@@ -93,6 +99,10 @@ class Contract:
         versions: of the libraries that made the artifact.
         fingerprint: sha256 over the stored weights and the fields that change an embedding.
         parity: the figures of the export gate.
+        rest: what no place owns. ``constant``: ``bias``, the same for every image; ``image``: it depends on
+            the image, ``rest_i = e_i - sum over places of parts_i``.
+        reference: what ``parts`` are counted from: ``zero``, the parts of a ``blank`` photo, or the mean
+            parts of ``images``; the rest holds what is subtracted.
         fidelity: of ``int8``, how far it ranks and explains as float32 does on photos that it was not
             calibrated on (see ``engine.analysis.agreement``); empty otherwise.
     """
@@ -113,28 +123,43 @@ class Contract:
     versions: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, Any] = field(default_factory=dict)
+    rest: Rest = "constant"
+    reference: Reference = "zero"
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the graph computes ``embedding`` and ``parts`` itself."""
+        return self.head != "none"
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs that this contract promises."""
-        pooled = () if self.pooling == "flatten" else ("pooled",)
-        return ("conv", *pooled, *(("embedding", "parts") if self.head == "affine" else ()))
+        conv = () if self.pooling == "token" else ("conv",)
+        pooled = () if self.pooling in ("flatten", "attention", "token") else ("pooled",)
+        return (*conv, *pooled, *(("embedding", "parts") if self.has_parts else ()))
 
     @property
     def explained(self) -> tuple[str, str]:
         """Names of the outputs that are the embedding and what its places add to it."""
-        return ("embedding", "parts") if self.head == "affine" else ("pooled", "conv")
+        return ("embedding", "parts") if self.has_parts else ("pooled", "conv")
 
     @cached_property
     def bias_vector(self) -> npt.NDArray[np.float32] | None:
-        """The constant b (D,) of the affine head, read-only, or None."""
+        """The constant rest b (D,) of a head, read-only, or None."""
         if self.bias is None:
             return None
         return np.frombuffer(base64.b64decode(self.bias), dtype="<f4").astype(np.float32, copy=False)
 
     def to_metadata(self) -> dict[str, str]:
-        """The ``metadata_props`` that carry this contract."""
-        return {SCHEMA_KEY: str(SCHEMA), CONTRACT_KEY: json.dumps(asdict(self), sort_keys=True)}
+        """The ``metadata_props`` that carry this contract.
+
+        In schema 1 where it says everything, so that older versions read the file too.
+        """
+        data = asdict(self)
+        if _is_schema_1(self):
+            del data["rest"], data["reference"]
+        schema = 1 if _is_schema_1(self) else SCHEMA
+        return {SCHEMA_KEY: str(schema), CONTRACT_KEY: json.dumps(data, sort_keys=True)}
 
     @staticmethod
     def from_metadata(metadata: Mapping[str, str], *, name: str) -> "Contract":
@@ -178,6 +203,16 @@ def encode_bias(bias: npt.NDArray[np.floating[Any]]) -> str:
     return base64.b64encode(np.asarray(bias, dtype="<f4").tobytes()).decode("ascii")
 
 
+def _is_schema_1(contract: Contract) -> bool:
+    """Whether nothing in the contract is newer than schema 1."""
+    return (
+        contract.pooling not in ("attention", "token")
+        and contract.head != "gated"
+        and contract.rest == "constant"
+        and contract.reference == "zero"
+    )
+
+
 def _validate(contract: Contract) -> None:
     """Raise ValueError with the name of the first field of an invalid value."""
     spec = contract.input
@@ -202,8 +237,14 @@ def _validate(contract: Contract) -> None:
         raise ValueError(f"p or eps is given, but pooling is {contract.pooling!r}")
     if contract.eps is not None and not 0 < contract.eps < math.inf:
         raise ValueError(f"eps is {contract.eps}, must be a number above 0")
-    if contract.pooling in ("weights", "flatten") and contract.head != "affine":
-        raise ValueError(f"head is {contract.head!r}, pooling {contract.pooling!r} needs 'affine'")
+    if contract.pooling in ("weights", "flatten", "attention", "token") and not contract.has_parts:
+        raise ValueError(f"head is 'none', pooling {contract.pooling!r} needs 'affine' or 'gated'")
+    if contract.rest == "image" and contract.head != "gated":
+        raise ValueError(f"rest is 'image', but head is {contract.head!r}; only 'gated' has such a rest")
+    if contract.rest == "image" and contract.bias is not None:
+        raise ValueError("bias is given, but rest is 'image'")
+    if contract.reference != "zero" and not contract.has_parts:
+        raise ValueError(f"reference is {contract.reference!r}, needs head 'affine' or 'gated'")
     if contract.head == "none":
         pooled = contract.channels * (2 if contract.pooling == "catavgmax" else 1)
         if contract.dimension != pooled:

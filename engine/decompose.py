@@ -6,8 +6,9 @@ places. Names, as in the paper:
 
 - ``alpha`` (C, H, W): the last convolutional feature map, as ONNX lays it out;
 - ``beta`` (C',): the pooled feature; ``e = W beta + b`` (D,): the embedding; ``u = e / |e|``;
-- ``parts`` (H, W, D): what each place adds to the embedding, ``sum over places of parts + b = e``.
+- ``parts`` (H, W, D): what each place adds to the embedding, ``sum over places of parts + rest = e``.
   Without a head it is ``alpha_hat(alpha, pooling)``, with one the artifact computes it;
+- ``rest`` (D,): what no place owns, the bias ``b`` or what remains of this image's embedding;
 - ``s = u_i . u_j``: the score of a pair, the cosine (eq. 1).
 
 Everything here knows neither files nor sessions.
@@ -134,7 +135,7 @@ def score(embedding: Array, other: Array) -> float:
 def similarity_map(parts: Array, embedding: Array, other: Array) -> Array:
     """``M_i[x] = parts_i[x] . u_j / |e_i|``: what each place of i adds to the score with j.
 
-    The sum over the map is ``score(embedding, other) - residual(bias, embedding, other)``. Eq. 3
+    The sum over the map is ``score(embedding, other) - residual(rest, embedding, other)``. Eq. 3
     and 6 of the paper summed over the places of the other image, which is the same and K times
     cheaper.
 
@@ -175,20 +176,21 @@ def direction_map(parts: Array, embedding: Array, direction: Array) -> Array:
     return np.ascontiguousarray(flat.T).reshape(*direction.shape[:-1], height, width)
 
 
-def residual(bias: Array | None, embedding: Array, other: Array) -> float:
-    """``r_i = b . u_j / |e_i|``: the part of the score that a bias gives and no place owns.
+def residual(rest: Array | None, embedding: Array, other: Array) -> float:
+    """``r_i = rest_i . u_j / |e_i|``: the part of the score that no place owns.
 
     Args:
-        bias: b (D,), or None for a network without one, whose residual is 0.
+        rest: (D,) of image i, the bias or ``e_i - sum over places of parts_i``; None where there is none,
+            so that the residual is 0.
         embedding, other: (D,) of the images i and j.
 
     Raises:
         DecompositionError: as for ``similarity_map``.
     """
-    if bias is None:
+    if rest is None:
         return 0.0
-    _check_embeddings(embedding, other, bias)
-    return float(bias @ (unit(other) / _norm(embedding, "embedding")))
+    _check_embeddings(embedding, other, rest)
+    return float(rest @ (unit(other) / _norm(embedding, "embedding")))
 
 
 def region_query(parts: Array, embedding: Array, weights: Array) -> Array:
@@ -281,7 +283,7 @@ def point_map(
 ) -> Array:
     """``P[x, .] = parts_i[x] . parts_j[.] / (|e_i| |e_j|)``: what place (y, x) of i matches in j.
 
-    Summed over the places of j, and with ``parts_i[x] . b / (|e_i| |e_j|)`` where there is a bias, it
+    Summed over the places of j, and with ``parts_i[x] . rest_j / (|e_i| |e_j|)`` where j has a rest, it
     is the value at (y, x) of i's map against j.
 
     Args:

@@ -19,7 +19,7 @@ from .images.geometry import Geometry
 from .images.photo import Photo, Source
 from .images.preprocess import preprocess
 from .options import Options
-from .places import parts_of
+from .places import parts_of, rest_of
 from .results import Embedded, Mapped, Vector
 from .runtime.session import Session, open_session
 from .types import Array, Pixels
@@ -213,7 +213,8 @@ class Network:
         """The result of an image whose feature map is here."""
         parts, direction = parts_of(self.contract, places), image.item.direction
         if direction is None:
-            return Embedded(image.name, embedding, image.geometry, parts, self.contract.bias_vector)
+            rest = rest_of(self.contract, embedding, parts)
+            return Embedded(image.name, embedding, image.geometry, parts, rest)
         values = decompose.direction_map(parts, embedding, direction)
         return Mapped(image.name, embedding, image.geometry, values)
 
@@ -238,8 +239,8 @@ class Network:
         contract = self.contract
         right = embeddings.shape[1:] == (contract.dimension,)
         if right and places is not None:
-            depth, grid = (3, (1, 2)) if contract.head == "affine" else (1, (2, 3))
-            size = contract.dimension if contract.head == "affine" else contract.channels
+            depth, grid = (3, (1, 2)) if contract.has_parts else (1, (2, 3))
+            size = contract.dimension if contract.has_parts else contract.channels
             right = (
                 places.ndim == 4
                 and places.shape[depth] == size

@@ -23,10 +23,23 @@ def parts_of(contract: Contract, places: Array) -> Array:
         places: the second output of ``Contract.explained``: ``conv`` (C, H, W) without a head, ``parts``
             (H, W, D) with one.
     """
-    if contract.head == "affine":
+    if contract.has_parts:
         return places
     eps = decompose.GEM_EPS if contract.eps is None else contract.eps
     return decompose.alpha_hat(places, contract.pooling, p=contract.p, eps=eps)
+
+
+def rest_of(contract: Contract, embedding: Array, parts: Array) -> Array | None:
+    """(D,), what of an image's embedding no place owns; None where every part of it has a place.
+
+    Args:
+        contract: of the artifact.
+        embedding, parts: (D,) and (H, W, D) of the image.
+    """
+    if contract.rest == "constant":
+        return contract.bias_vector
+    total = parts.sum(axis=(0, 1), dtype=np.float64)
+    return np.asarray(embedding - total, dtype=np.float32)
 
 
 class SumCheck:
@@ -69,6 +82,8 @@ class SumCheck:
         if not np.isfinite(embedding).all() or not np.isfinite(places).all() or not embedding.any():
             return
         contract = self._contract
+        if contract.rest == "image":
+            return  # the rest is what the sum lacks
         parts = parts_of(contract, places)
         # Rounding grows with what is summed, which may cancel.
         total = parts.sum(axis=(0, 1), dtype=np.float64)
@@ -78,7 +93,7 @@ class SumCheck:
         difference = float(np.linalg.norm(total - embedding) / np.linalg.norm(size + np.abs(embedding)))
         if not difference <= self._tolerance:
             fields = f"pooling {contract.pooling!r}" + ("" if contract.p is None else f", p = {contract.p:g}")
-            if contract.head == "affine":
+            if contract.has_parts:
                 fields = "parts and bias"
             raise ArtifactError(
                 f"{self._path}: its {fields} do not give its {contract.explained[0]!r} output (relative "

@@ -43,20 +43,21 @@ class Embedded(Vector):
 
     Attributes:
         path, embedding, geometry: as for ``Vector``.
-        parts: (H, W, D) float32, what each place adds; the sum and the bias give ``embedding``.
-        bias: (D,) float32, or None where the network has none.
+        parts: (H, W, D) float32, what each place adds; the sum and the rest give ``embedding``.
+        rest: (D,) float32, what no place owns: a bias, or what is this image's own; None where every
+            part of the embedding has a place.
     """
 
     parts: Array
-    bias: Array | None
+    rest: Array | None
 
     def map_against(self, other: Vector) -> Array:
         """(H, W): what each place of this image adds to the score with ``other``."""
         return decompose.similarity_map(self.parts, self.embedding, other.embedding)
 
     def residual_against(self, other: Vector) -> float:
-        """The part of the score with ``other`` that the bias gives and no place owns."""
-        return decompose.residual(self.bias, self.embedding, other.embedding)
+        """The part of the score with ``other`` that no place owns."""
+        return decompose.residual(self.rest, self.embedding, other.embedding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Pair:
 
     @cached_property
     def residuals(self) -> tuple[float, float]:
-        """The part of the score that a bias gives, per direction; 0 without a bias."""
+        """The part of the score that no place owns, per direction; 0 without a rest."""
         first, second = self.images
         return first.residual_against(second), second.residual_against(first)
 

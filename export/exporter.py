@@ -3,29 +3,31 @@
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
-from simmap.engine.contract import MAPS_KEY, Contract, InputSpec, Pooling, Precision, encode_bias
+from simmap.engine.contract import MAPS_KEY, Contract, InputSpec, Precision, encode_bias
 from simmap.engine.errors import ExportError
 from simmap.engine.files import check_output, replacing
 from simmap.engine.runtime.session import open_session
-from simmap.engine.types import Triple
-from simmap.export import float16, gate
-from simmap.export.gate import Check, Reference
-from simmap.export.graph import constant_part, expose, fingerprint, has_head, map_graph
-from simmap.export.onnx_source import Exposure, Graph, analyse, load_onnx
-from simmap.export.quantize import candidates
-from simmap.export.recipe import Recipe
+from simmap.engine.types import Array, Triple
 
-Array = npt.NDArray[np.floating[Any]]
+from . import gate
+from .gate import Check
+from .precision import float16
+from .precision.fidelity import fidelity, shortfalls
+from .precision.int8 import candidates
+from .recipe import Recipe
+from .sources.source import Source, open_source
+from .surgery.analysis import Exposure, analyse
+from .surgery.exposing import expose
+from .surgery.fingerprint import fingerprint
+from .surgery.heads import constant_part, has_head
+from .surgery.maps import map_graph
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -78,7 +80,7 @@ def export(
     """
     output = check_output(output, force=force)
     progress(f"building {recipe.kind} {recipe.name}")
-    source = _open_source(recipe)
+    source = open_source(recipe)
     progress("looking for the feature map and its pooling")
     exposure = analyse(
         source.graph,
@@ -142,8 +144,8 @@ def export(
                 gate.require(found, precision="int8")
                 contract = _contract("int8", source, exposure, spec, model, bias, [*checks, *found])
                 _save(model, maps, contract, paths[1])
-                figures = gate.fidelity(*paths, held_out)
-                missed = ", ".join(gate.shortfalls(figures, recipe.fidelity))
+                figures = fidelity(*paths, held_out)
+                missed = ", ".join(shortfalls(figures, recipe.fidelity))
                 if not missed:
                     break
                 progress(f"too far: {missed}")
@@ -171,96 +173,7 @@ def _save(model: onnx.ModelProto, maps: onnx.ModelProto, contract: Contract, pat
         raise ExportError(f"the model is too large for one file (2 GB): {error}") from error
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A network as an ONNX graph, what is known of it, and how to ask it for its own values."""
-
-    graph: Graph
-    reference: Callable[[Exposure], Reference]
-    embedding: str
-    conv_layer: str | None
-    pool: Pooling | None
-    p: float | None
-    spec: dict[str, Any]
-    facts: dict[str, str]
-    libraries: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def _open_source(recipe: Recipe) -> _Source:
-    return _open_onnx(recipe) if recipe.kind == "onnx" else _open_torch(recipe)
-
-
-def _open_onnx(recipe: Recipe) -> _Source:
-    path = Path(recipe.name)
-    graph = Graph(load_onnx(path), name=path.name, size=recipe.size)
-    if recipe.dynamic:
-        graph.free_size()
-    return _Source(
-        graph,
-        lambda exposure: gate.onnx_reference(graph, exposure),
-        recipe.embedding or "output",
-        recipe.conv_layer,
-        recipe.pool,
-        recipe.p,
-        {"size": graph.size},
-        {"kind": "onnx", "name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()},
-        (),
-        (),
-    )
-
-
-def _open_torch(recipe: Recipe) -> _Source:
-    from simmap.export import torch_source
-
-    weights = recipe.weights_path()
-    kind = cast(torch_source.Kind, recipe.kind)
-    network = torch_source.build(
-        kind, recipe.name, weights=weights, conv_layer=recipe.conv_layer, pool=recipe.pool, size=recipe.size
-    )
-    if recipe.pool == "gem":
-        network = replace(network, p=recipe.p or 3.0)
-    size = recipe.size or network.size or (224, 224)
-    graph = Graph(torch_source.to_onnx(network, size, dynamic=recipe.dynamic), name=network.name, size=size)
-    cut = network.embedding == "pooled"
-
-    def reference(exposure: Exposure) -> Reference:
-        by_graph = gate.onnx_reference(graph, exposure)
-
-        def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
-            values = by_graph(batch, found)
-            values["conv"] = (found["conv"], torch_source.nearest_intermediate(network, batch, found["conv"]))
-            if cut:
-                values["pooled"] = (found["pooled"], torch_source.run(network, batch))
-            elif exposure.embedding is not None:
-                # With a final L2 norm, what the network gives is the direction alone.
-                ours = found["embedding" if "embedding" in found else "pooled"] * exposure.pooled_scale
-                theirs = torch_source.run(network, batch)
-                if exposure.embedding not in graph.outputs and exposure.is_normed:
-                    ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
-                values["output"] = (ours, theirs)
-            return values
-
-        return run
-
-    facts = {"kind": recipe.kind, "name": recipe.name}
-    if weights is not None:
-        facts |= {"weights": weights.name, "sha256": sha256(weights.read_bytes()).hexdigest()}
-    return _Source(
-        graph,
-        reference,
-        recipe.embedding or "output",
-        network.conv_output,
-        network.pooling if cut else recipe.pool,
-        network.p,
-        {"mean": network.mean, "std": network.std, "size": size, "crop_fraction": network.crop_fraction},
-        facts,
-        ("torch", *((recipe.kind,) if recipe.kind != "module" else ())),
-        network.notes,
-    )
-
-
-def _input_spec(recipe: Recipe, source: _Source) -> tuple[InputSpec, list[str]]:
+def _input_spec(recipe: Recipe, source: Source) -> tuple[InputSpec, list[str]]:
     """The recipe's preprocessing, else the source's own, else the customary one with a note."""
     notes = []
     known = {key: value for key, value in source.spec.items() if value is not None}
@@ -282,7 +195,7 @@ def _input_spec(recipe: Recipe, source: _Source) -> tuple[InputSpec, list[str]]:
 
 def _contract(
     precision: Precision,
-    source: _Source,
+    source: Source,
     exposure: Exposure,
     spec: InputSpec,
     model: onnx.ModelProto,

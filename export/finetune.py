@@ -33,8 +33,9 @@ from simmap.engine.dataset import Item, find_images
 from simmap.engine.errors import ConfigError, OutputError, SimmapError
 from simmap.engine.images.decode import load
 from simmap.engine.images.preprocess import preprocess
-from simmap.export import torch_source
-from simmap.export.recipe import Recipe, load_recipe
+
+from .recipe import Recipe, load_recipe
+from .sources.networks import build
 
 PER_CLASS = 4  # images of a class in a batch
 CLASSES = 8  # classes in a batch
@@ -84,7 +85,7 @@ def finetune(
     torch.manual_seed(seed)
     training, held_out = split(find_images(folder), rng)
     start = recipe.weights_path()
-    source = torch_source.build(
+    source = build(
         "timm", recipe.timm, weights=start, conv_layer=recipe.conv_layer, pool=recipe.pool, size=recipe.size
     )
     # What the recipe leaves open the architecture says; the weights are those of each checkpoint.

@@ -1,10 +1,8 @@
 """The gate: an artifact that does not compute what its source computes is not written."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,22 +10,15 @@ import onnx
 import onnxruntime
 
 from simmap.engine import decompose
-from simmap.engine.analysis.agreement import agreement
-from simmap.engine.analysis.retrieval import retrieval
 from simmap.engine.contract import InputSpec
-from simmap.engine.dataset import Item
-from simmap.engine.engine import Engine
-from simmap.engine.errors import ConfigError, ExportError
+from simmap.engine.errors import ExportError
 from simmap.engine.images.decode import load
 from simmap.engine.images.preprocess import preprocess
-from simmap.export.graph import normalises
-from simmap.export.onnx_source import Exposure, Graph, plain_session
-from simmap.export.recipe import Fidelity
+from simmap.engine.types import Array
 
-Array = npt.NDArray[np.floating[Any]]
-# From a normalised float32 batch (N, 3, height, width) and the artifact's outputs to pairs of what the
-# artifact and its source give, by name.
-Reference = Callable[[Array, dict[str, Array]], dict[str, tuple[Array, Array]]]
+from .sources.reference import Reference, as_channels_first, normalise, one_line
+from .surgery.analysis import Exposure
+from .surgery.exposing import normalises
 
 # Largest |artifact - source| over the largest |source|. float32 differs by the order of its sums;
 # float16 keeps 11 bits of a weight, and errors of many weights add up, and as arithmetic also those of
@@ -35,8 +26,6 @@ Reference = Callable[[Array, dict[str, Array]], dict[str, tuple[Array, Array]]]
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "fp16-cuda": 5e-2, "int8": 1e-4}
 # What one sum in another order may cost: pooling of conv in NumPy, parts against the embedding.
 SUM_TOLERANCE = 2e-5
-# A map must sum to its score whatever the precision: it explains the network that runs.
-COMPLETENESS = 1e-5
 BATCHES = (1, 3)
 PHOTOS = Path(__file__).resolve().parent.parent / "models" / "photos"
 
@@ -79,7 +68,7 @@ def check(
         precision: chooses the tolerance.
         bias: (D,) of the affine head, or None.
         sizes: (height, width) to run at; more than one for a dynamic artifact.
-        maps: the artifact's graph of maps (see ``graph.map_graph``), to be checked too.
+        maps: the artifact's graph of maps (see ``surgery.maps``), to be checked too.
 
     Raises:
         ExportError: the artifact does not run.
@@ -97,10 +86,10 @@ def check(
             try:
                 found = dict(zip(names, session.run(None, {"image": batch}), strict=True))
             except Exception as error:
-                raise ExportError(f"the artifact fails at batch {len(batch)}: {_one_line(error)}") from error
+                raise ExportError(f"the artifact fails at batch {len(batch)}: {one_line(error)}") from error
             if reference is not None:
                 # A source that takes bytes normalises them itself.
-                given = normalise(batch, spec) if normalises(model) else _channels_first(batch)
+                given = normalise(batch, spec) if normalises(model) else as_channels_first(batch)
                 for name, (ours, theirs) in reference(given, found).items():
                     checks.append(_compare(name, told, ours, theirs, tolerance))
             checks += _sums(exposure, found, told, bias, tolerance)
@@ -117,7 +106,7 @@ def _load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
-        raise ExportError(f"the artifact does not load: {_one_line(error)}") from error
+        raise ExportError(f"the artifact does not load: {one_line(error)}") from error
 
 
 def require(checks: Sequence[Check], *, precision: str = "fp32") -> None:
@@ -146,131 +135,6 @@ def summary(checks: Sequence[Check]) -> dict[str, dict[str, float]]:
         entry["absolute"] = max(entry["absolute"], item.absolute)
         entry["relative"] = max(entry["relative"], item.relative)
     return figures
-
-
-def fidelity(full: Path, small: Path, items: Sequence[Item]) -> dict[str, float]:
-    """Hold an artifact of lower precision against the one of float32 that it came from.
-
-    Args:
-        full, small: the two artifacts.
-        items: photos that the lower precision was not fitted to.
-
-    Returns:
-        The figures of ``engine.evaluate.Agreement``; where labels give queries, ``recall_at_1`` and
-        ``recall_at_1_fp32``.
-
-    Raises:
-        ImageError: a photo cannot be read.
-    """
-    engines = [Engine(path, device="cpu") for path in (full, small)]
-    sources = [item.path for item in items]
-    embeddings = [np.array([v.embedding for v in engine.vectors(sources)]) for engine in engines]
-    figures: dict[str, float] = agreement(engines[0], engines[1], sources, embeddings=embeddings).data()
-    labels = [item.label for item in items]
-    with suppress(ConfigError):  # no labels, or each alone with its own
-        recalls = [float(retrieval(each, labels).recall_at_1) for each in embeddings]
-        figures |= {"recall_at_1_fp32": recalls[0], "recall_at_1": recalls[1]}
-    return figures
-
-
-def shortfalls(figures: dict[str, float], required: Fidelity) -> list[str]:
-    """What of ``fidelity`` is not as required, with the figures."""
-    reached = dict(figures)
-    if "recall_at_1" in figures:
-        reached["recall_at_1_loss"] = figures["recall_at_1_fp32"] - figures["recall_at_1"]
-    missed = []
-    for item in fields(required):
-        bound, value = getattr(required, item.name), reached.get(item.name)
-        if value is None:
-            continue
-        # Written so that NaN fails.
-        is_most = item.name in ("largest_map_difference", "recall_at_1_loss")
-        if not (value <= bound if is_most else value >= bound):
-            missed.append(f"{item.name} {value:.4f} (at {'most' if is_most else 'least'} {bound:g})")
-    if not figures["other_completeness_error"] <= COMPLETENESS:
-        missed.append(f"maps miss their score by {figures['other_completeness_error']:.1e}")
-    return missed
-
-
-def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
-    """The source file itself, unoptimised, one image at a time (its batch may be fixed at 1)."""
-    wanted = {"conv": exposure.conv}
-    if exposure.pooled is not None:
-        wanted["pooled"] = exposure.pooled
-    if exposure.tail is not None and exposure.embedding is not None:
-        wanted["embedding"] = exposure.embedding
-    usual = _Outputs(graph, wanted.values())
-    # A pool with a window of fixed size means something else at another size: there, conv alone counts.
-    elsewhere = _Outputs(graph, [exposure.conv])
-
-    def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
-        is_usual = batch.shape[2:] == graph.size
-        values = (usual if is_usual else elsewhere).run(batch)
-        result = {}
-        for name, tensor in wanted.items():
-            if tensor not in values:
-                continue
-            value = np.asarray(values[tensor], dtype=np.float32)
-            if name == "conv":
-                value = channels_first(value, exposure)
-                if value.ndim == 3 and value.size == found["conv"].size:
-                    value = value.reshape(found["conv"].shape)
-            else:
-                value = value.reshape(len(batch), -1)
-                value = value / np.float32(exposure.pooled_scale if name == "pooled" else 1)
-            result[name] = (found[name], value)
-        return result
-
-    return run
-
-
-class _Outputs:
-    """Some tensors of a source, and no more of it than these need."""
-
-    def __init__(self, graph: Graph, tensors: Iterable[str]) -> None:
-        self.graph, self.tensors = graph, sorted(set(tensors))
-        self._session: onnxruntime.InferenceSession | None = None
-
-    def run(self, batch: Array) -> dict[str, Array]:
-        """The tensors for a normalised (N, 3, height, width) batch."""
-        graph = self.graph
-        session = self._session = self._session or self._open()
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.input_type)
-        feed = batch.transpose(0, 2, 3, 1) if graph.channels_last else batch
-        rows = [session.run(self.tensors, {graph.input.name: image[None].astype(dtype)}) for image in feed]
-        return {t: np.concatenate([r[i] for r in rows]) for i, t in enumerate(self.tensors)}
-
-    def _open(self) -> onnxruntime.InferenceSession:
-        probe = onnx.ModelProto()
-        probe.CopyFrom(self.graph.model)
-        nodes, needed = self.graph.upstream(self.tensors)
-        # Old files list their weights among the inputs.
-        for entries in (probe.graph.initializer, probe.graph.input):
-            kept = [e for e in entries if e.name in needed or e.name == self.graph.input.name]
-            del entries[:]
-            entries.extend(kept)
-        del probe.graph.output[:], probe.graph.node[:]
-        probe.graph.output.extend(onnx.ValueInfoProto(name=t) for t in self.tensors)
-        probe.graph.node.extend(nodes)
-        return plain_session(probe)
-
-
-def channels_first(value: Array, exposure: Exposure) -> Array:
-    """A feature map in the source's layout as (N, C, ...)."""
-    if exposure.layout == "NHWC":
-        return value.transpose(0, 3, 1, 2)
-    return value.transpose(0, 2, 1) if exposure.layout == "NLC" else value
-
-
-def normalise(batch: npt.NDArray[np.uint8], spec: InputSpec) -> Array:
-    """(N, height, width, 3) uint8 to the normalised (N, 3, height, width) float32 of training."""
-    mean, std = np.array(spec.mean, dtype=np.float32), np.array(spec.std, dtype=np.float32)
-    return _channels_first((batch.astype(np.float32) / 255 - mean) / std)
-
-
-def _channels_first(batch: npt.NDArray[Any]) -> Array:
-    """(N, height, width, 3) to (N, 3, height, width) float32."""
-    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
 def _batches(spec: InputSpec, size: tuple[int, int]) -> list[tuple[str, npt.NDArray[np.uint8]]]:
@@ -347,7 +211,3 @@ def _parts(exposure: Exposure, conv: Array) -> Array:
     if tail is None:
         return hats
     return np.asarray(hats * tail.matrix if tail.matrix.ndim == 1 else hats @ tail.matrix.T)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -93,5 +93,5 @@ class ContrastFigure(Figure):
         options = replace(
             options, panel_height=max(120, min(options.panel_height, 1800 // max(len(rows[0].stacks), 1)))
         )
-        total = "the score" if all(row.query.bias is None for row in results) else "the map's sum"
+        total = "the score" if all(row.query.rest is None for row in results) else "the map's sum"
         return grid(rows, options, heading=f"query {names[photo.name]}", total=total).pixels

@@ -71,11 +71,11 @@ class PairFigure(Figure):
             pair.photos, pair.images, pair.maps, pair.residuals, strict=True
         ):
             caption = f"the map sums to {values.sum():.3f}"
-            if embedded.bias is not None:
-                caption += f", the bias gives {rest:.3f}"
+            if embedded.rest is not None:
+                caption += f"{_share(values.sum(), pair.score)}, no place owns {rest:.3f}"
             plain = Panel(photo.pixels, None, embedded.geometry, title=names[photo.name])
             stacks.append([plain, Panel(photo.pixels, values, embedded.geometry, caption=caption)])
-        total = "the score" if pair.images[0].bias is None else "the map's sum"
+        total = "the score" if pair.images[0].rest is None else "the map's sum"
         heading = f"cosine similarity {pair.score:.3f}"
         picture = grid([Row(stacks)], self.options, heading=heading, total=total).pixels
         return picture if self.point is None else stack_pictures([picture, self._point_picture(*self.point)])
@@ -127,3 +127,15 @@ def _middle(panel: Panel, place: Rectangle, box: Corners) -> tuple[float, float]
     view = View(panel.canvas, bottom - top, right - left)
     x, y = view.point((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     return left + x, top + y
+
+
+_LEAST_SCORE = 0.05  # below it a share of the score says nothing
+_LEAST_SHARE = 0.5
+
+
+def _share(total: float, score: float) -> str:
+    """Which share of the score a map carries, as its caption says it; a small one is a warning."""
+    if abs(score) < _LEAST_SCORE:
+        return " (the score is near 0)"
+    share = total / score
+    return f" ({share:.0%} of the score)" if share >= _LEAST_SHARE else f" (only {share:.0%} of the score)"

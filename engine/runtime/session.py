@@ -240,7 +240,7 @@ def _check_signature(inference: Any, contract: Contract, path: Path) -> None:
         "embedding": (None, contract.dimension),
         "parts": (None, *cells, contract.dimension),
     }
-    if contract.head == "none":
+    if not contract.has_parts:
         expected["pooled"] = (None, contract.dimension)
     outputs = {output.name: output for output in inference.get_outputs()}
     for name in contract.outputs:

@@ -14,8 +14,8 @@ import numpy as np
 from common import ROOT, Row, Settings, compare, main, skipped
 from simmap.engine.errors import ConfigError
 from simmap.engine.runtime.session import open_session
-from simmap.export import gate
 from simmap.export.exporter import Report, export
+from simmap.export.precision.fidelity import fidelity
 from simmap.export.recipe import load_recipe
 
 RECIPE = ROOT / "configs" / "efficientnet_lite0.yaml"
@@ -37,7 +37,7 @@ def rows(options: Settings) -> Iterator[Row]:
         full = export(load_recipe(RECIPE, {"precision": "fp32"}), path / "fp32.onnx")
         half = export(load_recipe(RECIPE, {"precision": "fp16"}), path / "fp16.onnx")
         small = export(recipe, path / "int8.onnx")
-        judged = gate.fidelity(full.path, half.path, held_out)
+        judged = fidelity(full.path, half.path, held_out)
         yield row(full, half, judged, options)
         yield row(full, small, small.contract.fidelity, options)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -45,6 +46,34 @@ def test_a_bias_survives_exactly(values: list[float]) -> None:
     np.testing.assert_array_equal(read, np.float32(values))
 
 
+def test_schema_1_is_written_where_it_says_everything() -> None:
+    metadata = PLAIN.to_metadata()
+    data = json.loads(metadata[CONTRACT_KEY])
+    assert metadata[SCHEMA_KEY] == "1" and not {"rest", "reference"} & set(data)
+    read = Contract.from_metadata(metadata, name="net.onnx")
+    assert (read.rest, read.reference) == ("constant", "zero")
+
+
+@pytest.mark.parametrize(
+    ("fields", "outputs"),
+    [
+        ({"head": "gated", "rest": "image", "bias": None}, ("conv", "pooled", "embedding", "parts")),
+        ({"head": "gated"}, ("conv", "pooled", "embedding", "parts")),
+        ({"reference": "blank"}, ("conv", "pooled", "embedding", "parts")),
+        ({"pooling": "attention"}, ("conv", "embedding", "parts")),
+        ({"pooling": "token", "head": "gated", "rest": "image", "bias": None}, ("embedding", "parts")),
+    ],
+)
+def test_what_schema_1_cannot_say_is_written_as_schema_2(
+    fields: dict[str, Any], outputs: tuple[str, ...]
+) -> None:
+    contract = replace(PLAIN, **fields)
+    metadata = contract.to_metadata()
+    assert metadata[SCHEMA_KEY] == "2"
+    assert Contract.from_metadata(metadata, name="net.onnx") == contract
+    assert contract.outputs == outputs and contract.explained == ("embedding", "parts")
+
+
 def changed(change: Callable[[dict[str, Any]], None]) -> dict[str, str]:
     """The metadata of ``PLAIN`` with one change to its JSON."""
     metadata = PLAIN.to_metadata()
@@ -72,7 +101,20 @@ def changed(change: Callable[[dict[str, Any]], None]) -> dict[str, str]:
         (lambda d: d.update(input=[1]), r"input is \[1\] \(list\), must be a mapping"),
         (lambda d: d.update(head="none"), "dimension is 3, must be 8 without a head"),
         (lambda d: d.update(head="none", dimension=8), "bias is given, but head is 'none'"),
-        (lambda d: d.update(pooling="flatten", head="none"), "pooling 'flatten' needs 'affine'"),
+        (lambda d: d.update(pooling="flatten", head="none"), "pooling 'flatten' needs 'affine' or 'gated'"),
+        (
+            lambda d: d.update(pooling="attention", head="none"),
+            "pooling 'attention' needs 'affine' or 'gated'",
+        ),
+        (lambda d: d.update(head="gate"), "head is 'gate', must be one of none, affine, gated"),
+        (lambda d: d.update(rest="image"), "rest is 'image', but head is 'affine'"),
+        (lambda d: d.update(rest="image", head="gated"), "bias is given, but rest is 'image'"),
+        (lambda d: d.update(rest="any"), "rest is 'any', must be one of constant, image"),
+        (lambda d: d.update(reference="grey"), "reference is 'grey', must be one of zero, blank, images"),
+        (
+            lambda d: d.update(head="none", dimension=8, bias=None, reference="blank"),
+            "reference is 'blank', needs head",
+        ),
         (lambda d: d.update(pooling="gem"), "p is None, pooling 'gem' needs an exponent"),
         (lambda d: d.update(bias="AAAA"), "bias has 3 bytes, must have 12"),
         (lambda d: d.update(bias="not base64!"), "bias is not base64"),
@@ -180,7 +222,7 @@ def test_the_poolings_of_a_contract_are_those_of_the_arithmetic_and_of_the_graph
     [
         ({}, "not a simmap artifact .* simmap export --onnx net.onnx"),
         ({SCHEMA_KEY: "1"}, "not a simmap artifact"),
-        ({SCHEMA_KEY: "2", CONTRACT_KEY: "{}"}, "schema 2, this simmap reads up to 1; upgrade"),
+        ({SCHEMA_KEY: "3", CONTRACT_KEY: "{}"}, "schema 3, this simmap reads up to 2; upgrade"),
         ({SCHEMA_KEY: "one", CONTRACT_KEY: "{}"}, "'one', not a version number"),
         ({SCHEMA_KEY: "1", CONTRACT_KEY: "{"}, "is not JSON"),
         ({SCHEMA_KEY: "1", CONTRACT_KEY: "[]"}, "must be a mapping"),

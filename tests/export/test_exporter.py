@@ -19,9 +19,13 @@ from simmap.engine.errors import ConfigError, ExportError, OutputError
 from simmap.engine.runtime.session import open_session
 from simmap.export import gate
 from simmap.export.exporter import Report, export
-from simmap.export.graph import constant_part, expose, map_graph
-from simmap.export.onnx_source import Graph, analyse
 from simmap.export.recipe import load_recipe
+from simmap.export.sources.reference import onnx_reference
+from simmap.export.surgery.analysis import analyse
+from simmap.export.surgery.exposing import expose
+from simmap.export.surgery.graph import Graph
+from simmap.export.surgery.heads import constant_part
+from simmap.export.surgery.maps import map_graph
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 SPEC = InputSpec(height=16, width=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -58,7 +62,7 @@ def checks_of(network: networks.Network, change: Any) -> list[gate.Check]:
     exposure = analyse(graph)
     model = expose(graph, exposure, SPEC)
     change(model)
-    reference = gate.onnx_reference(graph, exposure)
+    reference = onnx_reference(graph, exposure)
     bias = constant_part(exposure)
     return gate.check(model, exposure, SPEC, reference, precision="fp32", bias=bias, sizes=[(16, 16)])
 

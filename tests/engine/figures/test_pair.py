@@ -49,7 +49,7 @@ def test_words_of_a_pair() -> None:
 def test_words_of_a_pair_with_a_bias() -> None:
     shown = pair(bias=True)
     words = " ".join(words_of(PairFigure(shown, None, Options(panel_height=800))))
-    assert f"the bias gives {shown.residuals[0]:.3f}" in words and f"{shown.residuals[1]:.3f}" in words
+    assert f"no place owns {shown.residuals[0]:.3f}" in words and f"{shown.residuals[1]:.3f}" in words
     assert "inside: half of the map's sum" in words
     assert shown.maps[0].sum() + shown.residuals[0] == pytest.approx(shown.score, abs=1e-5)
 

@@ -32,7 +32,7 @@ def test_an_untouched_copy_opens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("artifact", "change", "told"),
     [
-        ("avg", lambda c: "2", "schema 2, this simmap reads up to 1"),
+        ("avg", lambda c: "3", "schema 3, this simmap reads up to 2"),
         ("avg", lambda c: c["input"].update(height=c["input"]["height"] + 1), "its input has shape"),
         ("avg", lambda c: c.update(channels=7, dimension=7), "its output 'conv' has shape"),
         ("avg", lambda c: c.update(grid_width=99), "its output 'conv' has shape"),

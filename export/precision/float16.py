@@ -10,8 +10,10 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from simmap.engine.errors import ExportError
-from simmap.export.graph import NETWORK_INPUT, OURS, normalises
-from simmap.export.onnx_source import raise_opset
+
+from ..surgery.exposing import NETWORK_INPUT, normalises
+from ..surgery.graph import raise_opset
+from ..surgery.nodes import OURS
 
 # Weights smaller than this (in numbers) stay float32 where float16 only stores them: they are biases and
 # scales, weigh nothing, and lose the most.
@@ -42,7 +44,7 @@ def store(model: onnx.ModelProto) -> None:
 
 
 def compute(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of an exposed graph (see ``graph.expose``) whose network computes in float16.
+    """A copy of an exposed graph (see ``surgery.exposing``) whose network computes in float16.
 
     Normalisation, pooling, head and parts stay in float32, so maps still sum to their score; the feature map
     is cast back to float32. float16 products are added up in float32.

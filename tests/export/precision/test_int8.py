@@ -21,10 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 from common import PHOTOS, Simmap
 from simmap.engine import Engine
 from simmap.engine.errors import ConfigError, ExportError, ImageError
-from simmap.export import quantize
 from simmap.export.exporter import Report, export
-from simmap.export.onnx_source import plain_session
+from simmap.export.precision.calibration import best_range, patches, quantization_step
+from simmap.export.precision.int8 import FLOAT_SHARES
+from simmap.export.precision.layers import Layer, round_weights
 from simmap.export.recipe import load_recipe
+from simmap.export.surgery.graph import plain_session
 
 SIZE = 48
 CLASSES = 5
@@ -349,10 +351,10 @@ def test_a_recipe_finds_its_photos_beside_itself(folder: Path, tmp_path: Path) -
     assert recipe.fidelity.same_nearest == 0.5 and recipe.fidelity.map_correlation == 0.99
 
 
-def layer(weight: npt.NDArray[Any], groups: int = 1, **attributes: Any) -> quantize._Layer:
+def layer(weight: npt.NDArray[Any], groups: int = 1, **attributes: Any) -> Layer:
     """A layer without a graph around it."""
     node = helper.make_node("Conv", ["x", "w"], ["y"], group=groups, **attributes)
-    return quantize._Layer(node, "x", "y", weight, np.zeros(len(weight)), groups)
+    return Layer(node, "x", "y", weight, np.zeros(len(weight)), groups)
 
 
 @given(
@@ -389,8 +391,8 @@ def test_patches_are_what_the_kernel_sees(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (expected,) = plain_session(model).run(None, {"x": value})
-    patches = quantize._patches(layer(weight, groups, **attributes), value[0], np.random.default_rng(0))
-    found = np.einsum("gpk,gok->gop", patches, weight.reshape(groups, 4 // groups, -1)).reshape(4, -1)
+    seen = patches(layer(weight, groups, **attributes), value[0], np.random.default_rng(0))
+    found = np.einsum("gpk,gok->gop", seen, weight.reshape(groups, 4 // groups, -1)).reshape(4, -1)
     # All places of a small map are looked at, in an order of their own.
     assert found.shape[1] == expected[0, 0].size
     np.testing.assert_allclose(np.sort(found, axis=1), np.sort(expected[0].reshape(4, -1), axis=1), atol=1e-4)
@@ -408,7 +410,7 @@ def test_rounded_weights_keep_the_mean_output_and_lose_less_than_the_nearest(see
     x = np.maximum(hidden, 0)
     built = layer(weight, groups)
     built.gram, built.mean = x.transpose(0, 2, 1) @ x / x.shape[1], x.mean(axis=1)
-    levels, steps, bias = quantize._round(built)
+    levels, steps, bias = round_weights(built)
     assert levels.dtype == np.int8 and levels.shape == weight.shape
     flat = weight.reshape(groups, outputs, columns)
     exact = np.einsum("gok,gpk->gop", flat, x)
@@ -432,11 +434,11 @@ def test_a_range_costs_no_more_than_that_of_the_extremes(values: npt.NDArray[Any
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
 
     def error(low: float, high: float) -> float:
-        scale, zero = quantize._scale(low, high)
+        scale, zero = quantization_step(low, high)
         levels = np.clip(np.rint(values / scale) + zero, 0, 255)
         return float(np.square((levels - zero) * scale - values).mean())
 
-    chosen = quantize._range(values, low, high)
+    chosen = best_range(values, low, high)
     assert low <= chosen[0] <= 0 <= chosen[1] <= high
     assert error(*chosen) <= error(low, high)
 
@@ -447,7 +449,7 @@ def test_inputs_that_hardly_vary_are_rounded_all_the_same(spread: float) -> None
     x = (100 + spread * rng.normal(size=(1, 500, 200))).astype(np.float32)
     built = layer(rng.normal(size=(4, 200, 1, 1)))
     built.gram, built.mean = x.transpose(0, 2, 1) @ x / x.shape[1], x.mean(axis=1)
-    levels, steps, bias = quantize._round(built)
+    levels, steps, bias = round_weights(built)
     back = levels.reshape(4, -1) * steps[:, None].astype(np.float64)
     mean = built.mean[0].astype(np.float64)
     exact = built.weight.reshape(4, -1) @ mean
@@ -459,7 +461,7 @@ def test_more_layers_stay_in_float_where_few_are_not_enough(folder: Path, tmp_pa
     network = inverted_residual()
     fast = to_int8(network, tmp_path / "fast.onnx", folder)
     reached = fast.contract.fidelity
-    assert 0 < reached["float_share"] <= quantize.FLOAT_SHARES[0] or counted(fast.path) == 1
+    assert 0 < reached["float_share"] <= FLOAT_SHARES[0] or counted(fast.path) == 1
     # when a little more is required
     bound = reached["map_correlation"] + 1e-4
     near = to_int8(network, tmp_path / "near.onnx", folder, map_correlation=bound)

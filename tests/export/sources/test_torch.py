@@ -19,8 +19,11 @@ from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from simmap.engine.errors import ExportError  # noqa: E402
-from simmap.export import torch_source  # noqa: E402
-from simmap.export.torch_source import TorchSource, build, nearest_intermediate, run, to_onnx  # noqa: E402
+from simmap.export.sources import tracing  # noqa: E402
+from simmap.export.sources.network import TorchSource  # noqa: E402
+from simmap.export.sources.networks import build  # noqa: E402
+from simmap.export.sources.running import nearest_intermediate, run  # noqa: E402
+from simmap.export.sources.tracing import to_onnx  # noqa: E402
 
 FACTORY = '''
 import torch
@@ -130,7 +133,7 @@ def test_resnet_is_cut_at_its_pooling(resnet: TorchSource) -> None:
     assert "BatchNormalization" not in operators
     assert "Gemm" not in operators
     assert len(model.graph.node) < 50
-    assert {p.key: p.value for p in model.metadata_props} == {torch_source.EXPORTER_KEY: "dynamo"}
+    assert {p.key: p.value for p in model.metadata_props} == {tracing.EXPORTER_KEY: "dynamo"}
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert os.sep.encode() + b"torchvision" not in model.SerializeToString()  # no paths of source files
 
@@ -150,21 +153,21 @@ def test_export_is_silent(small: TorchSource, capfd: pytest.CaptureFixture[str])
 
 
 def test_torchscript_takes_over(small: TorchSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = torch_source._export
+    right = tracing._export
 
     def broken(*args: Any, dynamo: bool, **options: Any) -> onnx.ModelProto:
         if dynamo:
             raise RuntimeError("cannot trace")
         return right(*args, dynamo=dynamo, **options)
 
-    monkeypatch.setattr(torch_source, "_export", broken)
+    monkeypatch.setattr(tracing, "_export", broken)
     model = check_export(small, (9, 11))
     assert model.metadata_props[0].value == "torchscript"
     check_export(small, (9, 11), other=(15, 21))
 
 
 def test_wrong_graphs_are_not_returned(small: TorchSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = torch_source._export
+    right = tracing._export
 
     def wrong(*args: Any, **options: Any) -> onnx.ModelProto:
         model = right(*args, **options)
@@ -172,7 +175,7 @@ def test_wrong_graphs_are_not_returned(small: TorchSource, monkeypatch: pytest.M
         node.op_type = "Abs"
         return model
 
-    monkeypatch.setattr(torch_source, "_export", wrong)
+    monkeypatch.setattr(tracing, "_export", wrong)
     with pytest.raises(ExportError, match=r"dynamo: differs from PyTorch by .*torchscript: differs"):
         to_onnx(small, (9, 11), dynamic=False)
 

@@ -13,8 +13,8 @@ from checks import check_same, run_artifact, run_export, write
 from common import Simmap, failed
 from simmap.engine.errors import ExportError
 from simmap.engine.runtime.session import open_session
-from simmap.export import float16
-from simmap.export.onnx_source import plain_session
+from simmap.export.precision import float16
+from simmap.export.surgery.graph import plain_session
 
 
 @pytest.mark.parametrize("name", networks.EXPORTABLE)

@@ -1,0 +1,1 @@
+"""Lower precisions: float16 and int8."""

@@ -209,7 +209,13 @@ def test_deep_or_endless_json_is_refused(text: str) -> None:
 
 
 def test_the_poolings_of_a_contract_are_those_of_the_arithmetic_and_of_the_graph() -> None:
-    assert set(get_args(Pooling)) == {*decompose.POOLINGS, "weights", "flatten"}
+    assert set(get_args(Pooling)) == {
+        *decompose.POOLINGS,
+        "weights",
+        "flatten",
+        "attention",
+        "token",
+    }
     alpha = np.random.default_rng(0).random((4, 3, 2)).astype(np.float32)
     for pooling in decompose.POOLINGS:
         p = 2.0 if pooling == "gem" else None

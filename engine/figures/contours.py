@@ -17,7 +17,7 @@ from ..types import Corners, Pixels
 from .lines import Points, draw_lines
 
 SHARES = (0.8, 0.5)  # of the positive part: the larger set below the smaller one, whose line is whole
-WIDTH = {0.8: 1.0, 0.5: 1.7}  # in the unit of the picture
+WIDTH = {0.8: 0.8, 0.5: 1.1}  # in the unit of the picture
 ROUNDING = 0.3  # of a cell's shorter side
 
 Corner = tuple[int, int]

@@ -5,13 +5,14 @@ from pathlib import PurePath
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """The fewest trailing parts by which all of these paths differ, by path.
+    """Folder and name of each path, or as many trailing parts more as tell all of them apart.
 
-    ``a/buddha/00.jpg`` and ``a/cat/00.jpg`` become ``buddha/00.jpg`` and ``cat/00.jpg``.
+    ``photos/buddha/00.jpg`` becomes ``buddha/00.jpg``, since a number alone says little and the folder is often
+    the class.
     """
     parts = {path: PurePath(path).parts for path in paths}
     deepest = max(map(len, parts.values()), default=1)
-    for depth in range(1, deepest + 1):
+    for depth in range(2, max(deepest, 2) + 1):
         names = {path: str(PurePath(*own[-depth:])) for path, own in parts.items()}
         if len(set(names.values())) == len(names):
             return names

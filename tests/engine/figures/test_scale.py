@@ -62,9 +62,9 @@ def test_bad_maps_have_no_scale(values: Array, says: str) -> None:
         shared_scale([values])
 
 
-def test_names_are_the_fewest_trailing_parts_that_differ() -> None:
+def test_names_are_folder_and_file_or_more_where_these_are_the_same() -> None:
     assert short_names(["a/x/00.jpg", "a/y/00.jpg"]) == {"a/x/00.jpg": "x/00.jpg", "a/y/00.jpg": "y/00.jpg"}
-    assert short_names(["a/00.jpg", "b/01.jpg"]) == {"a/00.jpg": "00.jpg", "b/01.jpg": "01.jpg"}
+    assert short_names(["c/a/0.jpg", "1.jpg"]) == {"c/a/0.jpg": "a/0.jpg", "1.jpg": "1.jpg"}
     assert short_names(["/p/a/1/x", "/p/b/1/x", "/p/b/1/y"])["/p/b/1/y"] == "b/1/y"
     assert short_names(["<bytes>", "<bytes>"]) == {"<bytes>": "<bytes>"}
     assert short_names(["", "."]) == {"": "", ".": "."}

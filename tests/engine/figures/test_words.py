@@ -57,8 +57,8 @@ def test_words_of_a_search_by_embedding(tmp_path: Path, monkeypatch: pytest.Monk
     found = replace(whole, name="<embedding>", source=None, hits=hits, matches=whole.matches[:1])
     assert words_of(SearchFigure([found], "", WIDE), monkeypatch) == [
         "<embedding>",
-        "1. 00.png",
-        "cosine 1.000, 00.png",
+        "1. class0/00.png",
+        "cosine 1.000, class0/00.png",
     ]
 
 
@@ -76,9 +76,9 @@ def test_results_go_onto_rows_of_six(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_words_of_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
     assert words_of(ClassFigure(class_maps(), "a class", WIDE), monkeypatch) == [
         "a class",
-        "1.jpg", "cohesion 0.750",
-        "2.jpg", "cohesion 0.500",
-        "0.jpg", "cohesion 0.250",
+        "set/1.jpg", "cohesion 0.750",
+        "set/2.jpg", "cohesion 0.500",
+        "set/0.jpg", "cohesion 0.250",
     ]  # fmt: skip
 
 

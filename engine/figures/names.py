@@ -7,8 +7,8 @@ from pathlib import PurePath
 def short_names(paths: Iterable[str]) -> dict[str, str]:
     """Folder and name of each path, or as many trailing parts more as tell all of them apart.
 
-    ``photos/buddha/00.jpg`` becomes ``buddha/00.jpg``, since a number alone says little and the folder is often
-    the class.
+    ``photos/buddha/00.jpg`` becomes ``buddha/00.jpg``, since a number alone says little and the folder
+    is often the class.
     """
     parts = {path: PurePath(path).parts for path in paths}
     deepest = max(map(len, parts.values()), default=1)

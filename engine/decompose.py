@@ -13,13 +13,17 @@ places. Names, as in the paper:
 Everything here knows neither files nor sessions.
 """
 
+from typing import Literal, get_args
+
 import numpy as np
 import numpy.typing as npt
 
 from .errors import DecompositionError
 from .types import Array
 
-POOLINGS = ("avg", "max", "gem", "avgmax", "catavgmax")
+MapPooling = Literal["avg", "max", "gem", "avgmax", "catavgmax"]
+"""The poolings of a feature map without weights of their own: what ``pool`` and ``alpha_hat`` compute."""
+POOLINGS: tuple[MapPooling, ...] = get_args(MapPooling)
 GEM_EPS = 1e-6
 
 

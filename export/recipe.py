@@ -10,6 +10,7 @@ import numpy as np
 
 from simmap.engine.contract import ChannelOrder, Kernel, Precision, Resize
 from simmap.engine.dataset import Item, find_images
+from simmap.engine.decompose import MapPooling
 from simmap.engine.errors import ConfigError
 from simmap.engine.schema import build, load_yaml
 from simmap.engine.types import Triple
@@ -77,7 +78,7 @@ class Recipe:
     module: str | None = None
     onnx: str | None = None
     weights: str | None = None
-    pool: Literal["avg", "max", "gem", "avgmax", "catavgmax"] | None = None
+    pool: MapPooling | None = None
     p: float | None = None
     conv_layer: str | None = None
     embedding: str | None = None

@@ -2,12 +2,9 @@
 
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ArtifactError, DeviceError
-
-if TYPE_CHECKING:
-    pass
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -44,13 +41,40 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def create_session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
+def create_session(ort: Any, model: Path | bytes, options: Any, providers: list[Any]) -> Any:
+    """Open a graph, from its file or from its bytes.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot open it.
+    """
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        source = model if isinstance(model, bytes) else str(model)
+        return ort.InferenceSession(source, options, providers=providers)
     except Exception as error:  # ORT's exceptions share no public base class
+        name = "the graph" if isinstance(model, bytes) else model
         raise ArtifactError(
-            f"{path}: is not an ONNX model that this ONNX Runtime can open ({one_line(error)})"
+            f"{name}: is not an ONNX model that this ONNX Runtime can open ({one_line(error)})"
         ) from error
+
+
+def cpu_session(model: Path | bytes, *, threads: int = 0, optimise: bool = True) -> Any:
+    """Open a graph on the CPU, without a contract and without a cache.
+
+    Args:
+        model: the file, or its bytes.
+        threads: of one run; 0 leaves the number to ONNX Runtime.
+        optimise: false runs every node as the file has it: the reference.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot open it.
+    """
+    ort = import_runtime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong is raised, in one line
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return create_session(ort, model, options, [CPU])
 
 
 def one_line(error: Exception) -> str:

@@ -32,6 +32,8 @@ def store(model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < LEAST_SIZE:
             continue
+        if tensor.name.startswith(OURS) and len(tensor.dims) == 1:
+            continue  # the bias, which the contract tells exactly
         value = _as_float16(tensor)
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(value, f"{name}_fp16"))

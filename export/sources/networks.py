@@ -13,6 +13,7 @@ import torchvision
 from torch import nn
 
 from simmap.engine.contract import Pooling
+from simmap.engine.decompose import POOLINGS
 from simmap.engine.errors import ExportError
 
 from .checkpoints import check_finite, load_checkpoint
@@ -21,8 +22,6 @@ from .layers import Layout, Pool, Pooled, Tap, TimmFeatures, find_layer
 from .messages import first_line, quiet, suggest
 from .network import Kind, Size, TorchSource
 from .running import Nearest, example_batch
-
-_MAP_POOLINGS = ("avg", "max", "gem", "avgmax", "catavgmax")
 
 
 def build(
@@ -49,8 +48,8 @@ def build(
         ExportError: unknown name or layer, a network without a feature map whose pooling is the
             embedding, or a checkpoint that cannot be read or does not fit.
     """
-    if pool is not None and pool not in _MAP_POOLINGS:
-        raise ExportError(f"pool is {pool!r}, must be one of {', '.join(_MAP_POOLINGS)}")
+    if pool is not None and pool not in POOLINGS:
+        raise ExportError(f"pool is {pool!r}, must be one of {', '.join(POOLINGS)}")
     if kind == "torchvision":
         return _build_torchvision(name, weights, conv_layer, pool, size)
     if kind == "timm":

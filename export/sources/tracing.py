@@ -6,12 +6,12 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
-import onnxruntime
 import onnxsim
 import torch
 from torch import nn
 
 from simmap.engine.errors import ExportError
+from simmap.engine.runtime.ort import cpu_session
 from simmap.engine.types import Array
 
 from .messages import first_line, quiet
@@ -109,7 +109,7 @@ Cases = Sequence[tuple[Array, Sequence[Array]]]
 
 def _check(model: onnx.ModelProto, cases: Cases) -> None:
     """Raise ValueError unless the graph gives what PyTorch gives, for whole batches and their first image."""
-    session = _session(model)
+    session = cpu_session(model.SerializeToString())
     for batch, expected in cases:
         for count in (len(batch), 1):
             for got, want in zip(session.run(None, {"input": batch[:count]}), expected, strict=True):
@@ -134,14 +134,6 @@ def _simplify(model: onnx.ModelProto, cases: Cases) -> onnx.ModelProto:
     except Exception:  # an optional step: the graph is right without it
         return model
     return cast(onnx.ModelProto, simplified)
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -58,6 +58,31 @@ class Exposure:
     is_normed: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the artifact computes ``embedding`` and ``parts`` itself."""
+        return self.tail is not None or self.pooling in ("weights", "flatten")
+
+    @property
+    def pooled_channels(self) -> int:
+        """C', the size of the pooled feature."""
+        return self.shape[0] * (2 if self.pooling == "catavgmax" else 1)
+
+    @property
+    def dimension(self) -> int:
+        """D, the size of the embedding."""
+        return self.pooled_channels if self.tail is None else self.tail.dimension
+
+    @property
+    def bias(self) -> Array | None:
+        """The part b (D,) of the embedding that no place owns, float64; None without a head or if zero."""
+        if not self.has_head:
+            return None
+        bias = np.zeros(self.shape[0]) if self.tail is None else self.tail.bias
+        if self.place_bias is not None:
+            bias = bias + (self.place_bias if self.tail is None else self.tail.applied(self.place_bias))
+        return bias if bias.any() else None
+
 
 def analyse(
     graph: Graph,

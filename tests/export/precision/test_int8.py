@@ -18,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+import networks
 from common import PHOTOS, Simmap
 from simmap.engine import Engine
 from simmap.engine.errors import ConfigError, ExportError, ImageError
+from simmap.engine.runtime.session import open_session
 from simmap.export.exporter import Report, export
 from simmap.export.precision.calibration import best_range, patches, quantization_step
 from simmap.export.precision.int8 import FLOAT_SHARES
@@ -483,3 +485,20 @@ def counted(path: Path) -> int:
     graph = onnx.load(str(path)).graph
     floats = {w.name for w in graph.initializer if w.data_type == TensorProto.FLOAT}
     return sum(node.op_type == "Conv" and node.input[1] in floats for node in graph.node)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "fp16-cuda", "int8"])
+def test_a_weight_per_place_a_bias_and_a_dense_layer_are_exact_in_every_precision(
+    precision: str, folder: Path, tmp_path: Path
+) -> None:
+    # given a MobileFaceNet whose dense layer is large enough to be rounded
+    model = networks.mobile_face(channels=40, dimension=64).model
+    given = {"calibrate": str(folder), "fidelity": LENIENT} if precision == "int8" else {}
+    # when it is exported
+    report = run_export(model, tmp_path / "face.onnx", precision=precision, **given)
+    # then parts and bias sum to the embedding that the stored graph gives
+    session = open_session(report.path, device="cpu", threads=1)
+    images = np.random.default_rng(1).integers(0, 256, size=(3, 14, 10, 3), dtype=np.uint8)
+    embedding, parts = session.run.run(["embedding", "parts"], {"image": images})
+    total = parts.sum(axis=(1, 2), dtype=np.float64) + session.contract.bias_vector
+    assert np.abs(total - embedding).max() <= 1e-5 * np.abs(embedding).max()

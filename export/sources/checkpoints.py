@@ -11,8 +11,6 @@ from torch import nn
 
 from simmap.engine.errors import ExportError
 
-from .finder import leaves_of
-from .layers import Pooled
 from .messages import first_few, first_line, quiet, shape_text
 
 # Where training checkpoints keep the state dict, in the order of preference.
@@ -23,23 +21,22 @@ _ENTRIES = (
 
 
 def load_checkpoint(
-    network: nn.Module,
-    weights: Path | None,
-    title: str,
-    pooled: Pooled | None = None,
-    example: torch.Tensor | None = None,
+    network: nn.Module, weights: Path | None, title: str, heads: tuple[str, ...] | None = None
 ) -> tuple[str, ...]:
     """Load the checkpoint ``weights`` into ``network`` and give the notes about it.
 
-    With ``pooled``, keys of the modules that its output on ``example`` does not need (the classifier,
-    auxiliary heads) may be missing, be unexpected or have other shapes.
+    With ``heads``, modules that only class scores need, their keys may be missing, be unexpected or have
+    other shapes, and tensors outside the network are left alone.
+
+    Raises:
+        ExportError: it cannot be read, or does not fit.
     """
     if weights is None:
         return ("random weights: for tests only",)
-    free = _unused(network, pooled, example, title) if pooled is not None and example is not None else ()
+    free = tuple(f"{head}." for head in heads or ())
     state, notes = _read(weights)
     target = network.state_dict()
-    state, stripped = _strip_prefix(state, target, weights, drop_others=pooled is not None)
+    state, stripped = _strip_prefix(state, target, weights, drop_others=heads is not None)
     notes += stripped
     if not set(state) & set(target):
         ordered = _in_order(state, target)
@@ -73,23 +70,6 @@ def load_checkpoint(
         notes.append(f"ignored {ignored} tensors of the checkpoint that only the classifier needs")
     network.load_state_dict(fitting, strict=False)
     return tuple(notes)
-
-
-def _unused(network: nn.Module, pooled: Pooled, example: torch.Tensor, title: str) -> tuple[str, ...]:
-    """Prefixes (``fc.``) of the modules that have parameters, none of which reaches the pooled feature."""
-    try:
-        with torch.enable_grad():
-            leaves = leaves_of(pooled.eval()(example)[0])
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(f"{title}: its forward pass fails ({first_line(error)})") from error
-    found = []
-    for path, module in network.named_modules():
-        parameters = list(module.parameters())
-        if path and parameters and not any(id(parameter) in leaves for parameter in parameters):
-            found.append(f"{path}.")
-    return tuple(found)
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:

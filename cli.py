@@ -513,6 +513,7 @@ def export(arguments: argparse.Namespace) -> None:
         recipe,
         arguments.output,
         force=arguments.force,
+        trust=arguments.module is not None,
         progress=lambda line: print(f"- {line}", file=sys.stderr),
     )
     if arguments.json:

@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from .decompose import MapPooling
+from . import decompose
 from .errors import ArtifactError
 from .schema import from_mapping
 from .types import Triple
@@ -37,7 +37,7 @@ MAPS_KEY = "simmap.maps"
 ChannelOrder = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]
-Pooling = Literal[MapPooling, "weights", "flatten"]
+Pooling = Literal[decompose.Pooling, "weights", "flatten"]
 Head = Literal["none", "affine"]
 Precision = Literal["fp32", "fp16", "fp16-cuda", "int8"]
 

@@ -21,9 +21,8 @@ import numpy.typing as npt
 from .errors import DecompositionError
 from .types import Array
 
-MapPooling = Literal["avg", "max", "gem", "avgmax", "catavgmax"]
-"""The poolings of a feature map without weights of their own: what ``pool`` and ``alpha_hat`` compute."""
-POOLINGS: tuple[MapPooling, ...] = get_args(MapPooling)
+Pooling = Literal["avg", "max", "gem", "avgmax", "catavgmax"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 GEM_EPS = 1e-6
 
 

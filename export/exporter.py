@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 
 from simmap.engine.contract import MAPS_KEY, Contract, InputSpec, Precision, encode_bias
-from simmap.engine.errors import ExportError
+from simmap.engine.errors import ConfigError, ExportError, printable
 from simmap.engine.files import check_output, replacing
 from simmap.engine.runtime.session import open_session
 from simmap.engine.types import Triple
@@ -24,7 +24,6 @@ from .precision.fidelity import fidelity, shortfalls
 from .precision.int8 import candidates
 from .recipe import Recipe
 from .sources.source import Source, open_source
-from .surgery.analysis import analyse
 from .surgery.exposing import expose
 from .surgery.fingerprint import fingerprint
 from .surgery.maps import map_graph
@@ -59,6 +58,7 @@ def export(
     output: str | Path,
     *,
     force: bool = False,
+    trust: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Build, expose, check and write one artifact.
@@ -67,9 +67,12 @@ def export(
         recipe: the network and its preprocessing.
         output: the ``.onnx`` file to write.
         force: overwrite it if it exists.
+        trust: run the code of ``recipe.module``. Nothing else in a recipe, a checkpoint or an ONNX file runs
+            code.
         progress: called with one line at each step.
 
     Raises:
+        ConfigError: the recipe names a ``module``, and ``trust`` is false.
         ExportError: the network cannot be exposed, or the artifact failed the gate; no file is
             written and an old one stays.
         OutputError: ``output`` cannot be written.
@@ -77,16 +80,24 @@ def export(
         ImageError: a photo of ``calibrate`` cannot be read.
     """
     output = check_output(output, force=force)
+    if recipe.module is not None:
+        if not trust:
+            raise ConfigError(
+                f"module: {printable(recipe.module)} would run that module's code; if you trust it, add "
+                "--trust (trust=True)"
+            )
+        progress(f"running code: the module {recipe.module}")
+    try:
+        return _export(recipe, output, force, progress)
+    except SystemExit as error:  # of a module's code: never a success
+        raise ExportError(f"{recipe.name}: its code ends the program; nothing was written") from error
+
+
+def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str], None]) -> Report:
     progress(f"building {recipe.kind} {recipe.name}")
     source = open_source(recipe)
     progress("looking for the feature map and its pooling")
-    exposure = analyse(
-        source.graph,
-        conv_layer=source.conv_layer,
-        pool=source.pool,
-        p=source.p,
-        embedding=source.embedding,
-    )
+    exposure = source.exposure()
     spec, notes = _input_spec(recipe, source)
     notes = [*source.notes, *exposure.notes, *notes]
     if exposure.tail is None and exposure.pooled_scale != 1:
@@ -182,7 +193,7 @@ def _save(draft: Draft, contract: Contract, path: Path) -> None:
 def _input_spec(recipe: Recipe, source: Source) -> tuple[InputSpec, list[str]]:
     """The recipe's preprocessing, else the source's own, else the customary one with a note."""
     notes = []
-    known = {key: value for key, value in source.spec.items() if value is not None}
+    known = {key: value for key, value in source.preprocessing.items() if value is not None}
     chosen: dict[str, Any] = {}
     for key in ("mean", "std", "colour", "resize", "kernel", "crop_fraction"):
         value = getattr(recipe, key) if getattr(recipe, key) is not None else known.get(key)

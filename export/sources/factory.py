@@ -23,7 +23,7 @@ def call_factory(name: str) -> nn.Module:
         The network in eval mode, on the CPU, float32, without gradients.
 
     Raises:
-        ExportError: it cannot be imported, has no such factory, fails, exits, or gives no network.
+        ExportError: it cannot be imported, has no such factory, fails, or gives no network.
     """
     module_name, _, factory_name = name.partition(":")
     if not module_name or not factory_name:
@@ -36,8 +36,8 @@ def call_factory(name: str) -> nn.Module:
         factory = _factory(module_name, factory_name)
         try:
             network = factory()
-        except (Exception, SystemExit) as error:
-            raise ExportError(f"{name} failed ({_reason(error)})") from error
+        except Exception as error:
+            raise ExportError(f"{name} failed ({type(error).__name__}: {first_line(error)})") from error
     finally:
         if added:
             with contextlib.suppress(ValueError):
@@ -52,8 +52,10 @@ def call_factory(name: str) -> nn.Module:
 def _factory(module_name: str, factory_name: str) -> Any:
     try:
         target: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a module can raise anything when it is imported
-        raise ExportError(f"module {module_name!r} cannot be imported ({_reason(error)})") from error
+    except Exception as error:  # a module can raise anything when it is imported
+        raise ExportError(
+            f"module {module_name!r} cannot be imported ({type(error).__name__}: {first_line(error)})"
+        ) from error
     for part in factory_name.split("."):
         if not hasattr(target, part):
             raise ExportError(f"module {module_name!r} has no {factory_name!r}{suggest(part, dir(target))}")
@@ -62,9 +64,3 @@ def _factory(module_name: str, factory_name: str) -> Any:
         kind = type(target).__name__
         raise ExportError(f"{module_name}:{factory_name} is {kind}, not a function that builds a network")
     return target
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return "it ends the program"
-    return f"{type(error).__name__}: {first_line(error)}"

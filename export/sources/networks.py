@@ -111,6 +111,12 @@ def _build_timm(
             network: Any = timm.create_model(name, pretrained=False, exportable=True).eval()
     except Exception as error:
         raise ExportError(f"{title}: cannot be built ({first_line(error)})") from error
+    if conv_layer is None and not is_pooled_anew and getattr(network, "global_pool", "") in ("token", "tok"):
+        # The analysis would say so too, a minute later.
+        raise ExportError(
+            f"{title}: its embedding is one token (a class token), not a sum over places; --pool avg "
+            "takes the mean of the patch tokens instead"
+        )
     config = network.pretrained_cfg
     native = tuple(int(n) for n in config["input_size"][1:])
     heads = config.get("classifier") or ()

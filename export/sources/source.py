@@ -9,12 +9,11 @@ from typing import Any, cast
 import numpy as np
 
 from simmap.engine import decompose
-from simmap.engine.contract import Pooling
 from simmap.engine.errors import ExportError
 from simmap.engine.types import Array
 
 from ..recipe import Recipe
-from ..surgery.analysis import Exposure
+from ..surgery.analysis import Exposure, analyse
 from ..surgery.graph import Graph, load_onnx
 from .network import Kind
 from .reference import Reference, onnx_reference
@@ -22,21 +21,47 @@ from .reference import Reference, onnx_reference
 
 @dataclass(frozen=True)
 class Source:
-    """A network as an ONNX graph, what is known of it, and how to ask it for its own values."""
+    """A network as an ONNX graph, what is known of it, and how to ask it for its own values.
+
+    Attributes:
+        graph: the network.
+        reference: compares an artifact's outputs with the network's own values.
+        conv_layer, pool, p, embedding: what ``surgery.analysis`` is to look for.
+        preprocessing: fields of ``InputSpec`` that the network was trained with; None where unknown.
+        facts: for the contract's ``source``.
+        libraries: distributions whose versions matter.
+        notes: what a user should know of how the network came about, a sentence each.
+    """
 
     graph: Graph
     reference: Callable[[Exposure], Reference]
-    embedding: str
     conv_layer: str | None
-    pool: Pooling | None
+    pool: decompose.Pooling | None
     p: float | None
-    spec: dict[str, Any]
+    embedding: str
+    preprocessing: dict[str, Any]
     facts: dict[str, str]
-    libraries: tuple[str, ...]
-    notes: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def exposure(self) -> Exposure:
+        """Where the feature map lies, its pooling, and the way to the embedding.
+
+        Raises:
+            ExportError: the embedding is no sum over places.
+        """
+        return analyse(
+            self.graph, conv_layer=self.conv_layer, pool=self.pool, p=self.p, embedding=self.embedding
+        )
 
 
 def open_source(recipe: Recipe) -> Source:
+    """The network that a recipe names; ``module`` runs its code.
+
+    Raises:
+        ExportError: it cannot be built, read or exported to ONNX.
+        ConfigError: its weights are unavailable.
+    """
     return _open_onnx(recipe) if recipe.kind == "onnx" else _open_torch(recipe)
 
 
@@ -48,14 +73,12 @@ def _open_onnx(recipe: Recipe) -> Source:
     return Source(
         graph,
         lambda exposure: onnx_reference(graph, exposure),
-        recipe.embedding or "output",
         recipe.conv_layer,
         recipe.pool,
         recipe.p,
+        recipe.embedding or "output",
         {"size": graph.size},
         {"kind": "onnx", "name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()},
-        (),
-        (),
     )
 
 
@@ -107,10 +130,10 @@ def _open_torch(recipe: Recipe) -> Source:
     return Source(
         graph,
         reference,
-        recipe.embedding or ("pooled" if network.is_classifier else "output"),
         "conv" if "conv" in network.outputs else None,
         recipe.pool or ("avg" if is_alone else None),
         recipe.p,
+        recipe.embedding or ("pooled" if network.is_classifier else "output"),
         {"mean": network.mean, "std": network.std, "size": size, "crop_fraction": network.crop_fraction},
         facts,
         ("torch", *((recipe.kind,) if recipe.kind != "module" else ())),

@@ -171,9 +171,9 @@ def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
         before = graph.shape(node.input[0]) if node.input[0] in graph.values else ()
         if len(before) == 3 and np.prod(graph.shape(tensor)) == before[2]:
             return (
-                f"{graph.name}: the embedding is one token (a class token, by node {graph.describe(node)}), "
-                "not a sum over places; only networks that pool their feature map or patch tokens can be "
-                "decomposed"
+                f"{graph.name}: the embedding is one token (a class token, or the query of an attention "
+                f"pooling, by node {graph.describe(node)}), not a sum over places; a timm network's map or "
+                "patch tokens are pooled with --pool avg, another one's with --conv-layer NAME --pool avg"
             )
     return (
         f"{graph.name}: no pooling over places leads to {target!r}, so it has no feature map to decompose "

@@ -1,5 +1,6 @@
 """An ONNX graph with the look-ups that surgery needs."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
+from onnxruntime.transformers.onnx_model import OnnxModel
 
-from simmap.engine.errors import ExportError
+from simmap.engine.errors import ExportError, printable
 from simmap.engine.runtime.ort import cpu_session, one_line
 
 RESHAPES = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
@@ -25,12 +27,14 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     Raises:
         ExportError: missing, not ONNX, or not a valid graph.
     """
-    if not path.is_file():
-        raise ExportError(f"{path}: no such model file")
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        raise ExportError(f"{printable(str(path))}: no such model file")
     try:
         model = onnx.load(str(path))
         if not model.graph.node:
             raise ValueError("it has no nodes")
+        # Some converters append nodes at the end that are read before; ONNX Runtime does not mind.
+        OnnxModel.graph_topological_sort(model.graph)
     except Exception as error:
         raise ExportError(f"{path}: is not an ONNX model ({one_line(error)})") from error
     return model

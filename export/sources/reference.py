@@ -29,7 +29,7 @@ def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
     # A pool with a window of fixed size means something else at another size: there, conv alone counts.
     elsewhere = _Outputs(graph, [exposure.conv])
 
-    def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+    def run(batch: Array, ours: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
         is_usual = batch.shape[2:] == graph.size
         values = (usual if is_usual else elsewhere).run(batch)
         result = {}
@@ -39,12 +39,12 @@ def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
             value = np.asarray(values[tensor], dtype=np.float32)
             if name == "conv":
                 value = channels_first(value, exposure)
-                if value.ndim == 3 and value.size == found["conv"].size:
-                    value = value.reshape(found["conv"].shape)
+                if value.ndim == 3 and value.size == ours["conv"].size:
+                    value = value.reshape(ours["conv"].shape)
             else:
                 value = value.reshape(len(batch), -1)
                 value = value / np.float32(exposure.pooled_scale if name == "pooled" else 1)
-            result[name] = (found[name], value)
+            result[name] = (ours[name], value)
         return result
 
     return run

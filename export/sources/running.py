@@ -73,14 +73,14 @@ def nearest_intermediates(
     recorder = _Recorder([torch.from_numpy(np.asarray(w, dtype=np.float32)) for w in wanted.values()])
     with recorder:
         outputs = forward(network, batch)
-    found = {}
+    nearest = {}
     for (name, value), tensor in zip(wanted.items(), recorder.nearest, strict=True):
         if tensor is None:
             raise ExportError(
                 f"{network.name}: computes no tensor of the shape {tuple(value.shape)} in PyTorch"
             )
-        found[name] = cast(Array, tensor.contiguous().numpy()).reshape(value.shape)
-    return found, outputs
+        nearest[name] = cast(Array, tensor.contiguous().numpy()).reshape(value.shape)
+    return nearest, outputs
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -72,11 +72,11 @@ def export(
         progress: called with one line at each step.
 
     Raises:
-        ConfigError: the recipe names a ``module``, and ``trust`` is false.
         ExportError: the network cannot be exposed, or the artifact failed the gate; no file is
             written and an old one stays.
         OutputError: ``output`` cannot be written.
-        ConfigError: the recipe's weights or photos are unavailable.
+        ConfigError: the recipe names a ``module`` and ``trust`` is false, or its weights or photos are
+            unavailable.
         ImageError: a photo of ``calibrate`` cannot be read.
     """
     output = check_output(output, force=force)

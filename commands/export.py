@@ -60,28 +60,33 @@ if TYPE_CHECKING:
 )
 @click.option("--kernel", type=click.Choice(["area", "linear", "cubic"]), help="Resampling (default: area).")
 @click.option("--crop-fraction", type=float, metavar="F", help="Share of the shorter side that crop keeps.")
+@click.option("--trust", is_flag=True, help="Run the code of a recipe's module, as --module does.")
 @output_options("Artifact to write.", required=True)
-def command(recipe_file: str | None, output: str, force: bool, as_json: bool, **flags: Any) -> None:
+def command(
+    recipe_file: str | None, trust: bool, output: str, force: bool, as_json: bool, **flags: Any
+) -> None:
     """Turn a trained network into an artifact; nothing is written that differs from its source.
 
     The source is one of --torchvision, --timm, --module and --onnx, or in the recipe.
     """
-    from simmap.engine.dataset import find_images
     from simmap.engine.errors import ExportError
     from simmap.export.recipe import load_recipe
 
+    from .shared.images import list_images
     from .shared.outputs import check_not_inputs
     from .shared.report import print_json
 
     # Before the heavy imports: a mistake in a recipe is reported at once.
     recipe = load_recipe(None if recipe_file is None else Path(recipe_file), flags)
-    photos = [] if recipe.calibrate is None else [item.path for item in find_images(recipe.calibrate)]
+    photos = [] if recipe.calibrate is None else [item.path for item in list_images(recipe.calibrate)[0]]
     check_not_inputs([Path(output)], [recipe_file, recipe.onnx, recipe.weights_path(), *photos])
     try:
         from simmap.export.exporter import export
     except ImportError as error:
         raise ExportError(f"{error}; export needs more packages: pip install 'simmap[export]'") from error
-    report = export(recipe, output, force=force, progress=_print_step)
+    # Whoever types --module has chosen the code that runs; a recipe may come from anybody.
+    trusted = trust or flags["module"] is not None
+    report = export(recipe, output, force=force, trust=trusted, progress=_print_step)
     if as_json:
         print_json(_data(report))
     else:

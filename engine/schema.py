@@ -102,22 +102,62 @@ def _is_required(item: Any) -> bool:
     return item.default is MISSING and item.default_factory is MISSING
 
 
+_MOST_BYTES = 1 << 20
+_DEEPEST = 20
+
+
+def _error(problem: str, where: yaml.Event | yaml.Node) -> yaml.YAMLError:
+    mark = where.start_mark
+    return yaml.YAMLError(problem if mark is None else f"{problem} (line {mark.line + 1})")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone: an alias or deep nesting can make gigabytes of a few bytes, and of two equal keys
+    the last would win without a word."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _error("aliases are not allowed", event)
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise _error(f"more than {_DEEPEST} levels are not allowed", event)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    raise _error(f"the key {key.value[:40]!r} is given twice", key)
+                keys.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping, with plain values only.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, has tags such as ``!!python/object``, or is
-            not a mapping.
+        ConfigError: the file cannot be read or is larger than 1 MB, is not YAML, has tags such as
+            ``!!python/object``, aliases, a key twice or more than 20 levels, or is not a mapping.
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: cannot be read: it is not a file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(f"{path}: is larger than 1 MB, so it is no file of options")
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not plain YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, a number of 5,000 digits
+        raise ConfigError(f"{path}: is not plain YAML: {' '.join(str(error).split())[:200]}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -11,28 +11,25 @@ from typing import Any
 import onnx
 
 from simmap.engine.contract import MAPS_KEY, Contract, InputSpec, Precision, encode_bias
-from simmap.engine.errors import ExportError
+from simmap.engine.errors import ConfigError, ExportError, printable
 from simmap.engine.files import check_output, replacing
 from simmap.engine.runtime.session import open_session
-from simmap.engine.types import Array, Triple
+from simmap.engine.types import Triple
 
 from . import gate
+from .draft import Draft
 from .gate import Check
 from .precision import float16
 from .precision.fidelity import fidelity, shortfalls
 from .precision.int8 import candidates
 from .recipe import Recipe
 from .sources.source import Source, open_source
-from .surgery.analysis import Exposure, analyse
 from .surgery.exposing import expose
 from .surgery.fingerprint import fingerprint
-from .surgery.heads import constant_part, has_head
 from .surgery.maps import map_graph
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
-# A second input size for dynamic artifacts; steps of 32 suit every common stride.
-SECOND_SIZE = (32, 64)
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,7 @@ def export(
     output: str | Path,
     *,
     force: bool = False,
+    trust: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Build, expose, check and write one artifact.
@@ -69,26 +67,37 @@ def export(
         recipe: the network and its preprocessing.
         output: the ``.onnx`` file to write.
         force: overwrite it if it exists.
+        trust: run the code of ``recipe.module``. Nothing else in a recipe, a checkpoint or an ONNX file runs
+            code.
         progress: called with one line at each step.
 
     Raises:
         ExportError: the network cannot be exposed, or the artifact failed the gate; no file is
             written and an old one stays.
         OutputError: ``output`` cannot be written.
-        ConfigError: the recipe's weights or photos are not to be had.
+        ConfigError: the recipe names a ``module`` and ``trust`` is false, or its weights or photos are
+            unavailable.
         ImageError: a photo of ``calibrate`` cannot be read.
     """
     output = check_output(output, force=force)
+    if recipe.module is not None:
+        if not trust:
+            raise ConfigError(
+                f"module: {printable(recipe.module)} would run that module's code; if you trust it, add "
+                "--trust (trust=True)"
+            )
+        progress(f"running code: the module {recipe.module}")
+    try:
+        return _export(recipe, output, force, progress)
+    except SystemExit as error:  # of a module's code: never a success
+        raise ExportError(f"{recipe.name}: its code ends the program; nothing was written") from error
+
+
+def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str], None]) -> Report:
     progress(f"building {recipe.kind} {recipe.name}")
     source = open_source(recipe)
     progress("looking for the feature map and its pooling")
-    exposure = analyse(
-        source.graph,
-        conv_layer=source.conv_layer,
-        pool=source.pool,
-        p=source.p,
-        embedding=source.embedding,
-    )
+    exposure = source.exposure()
     spec, notes = _input_spec(recipe, source)
     notes = [*source.notes, *exposure.notes, *notes]
     if exposure.tail is None and exposure.pooled_scale != 1:
@@ -97,78 +106,86 @@ def export(
         )
     progress(
         f"feature map {exposure.conv!r} {' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
-        f"head {'affine' if has_head(exposure) else 'none'}"
+        f"head {'affine' if exposure.has_head else 'none'}"
     )
-    model = expose(source.graph, exposure, spec)
     maps = map_graph(exposure, dynamic=spec.dynamic)
-    bias = constant_part(exposure)
+    exact = Draft(expose(source.graph, exposure, spec), maps, exposure, spec, "fp32")
     progress("checking against the source at batch 1 and 3, on random and on real images")
-    sizes = [(spec.height, spec.width)]
-    if spec.dynamic:
-        sizes.append((spec.height + SECOND_SIZE[0], spec.width + SECOND_SIZE[1]))
-    # What is quantised is the float32 graph, so that is the one that must agree with the source.
-    stored: Precision = "fp32" if recipe.precision == "int8" else recipe.precision
     reference = source.reference(exposure)
-
-    def compared(form: onnx.ModelProto) -> list[Check]:
-        return gate.check(
-            form, exposure, spec, reference, precision=stored, bias=bias, sizes=sizes, maps=maps
-        )
-
-    checks: list[Check] = []
-    if recipe.precision == "fp16-cuda":
-        checks += [
-            replace(each, images=f"{each.images}, rounded") for each in compared(float16.rounded(model))
-        ]
-        model = float16.compute(model)
-    if recipe.precision in ("fp16", "fp16-cuda"):
-        float16.store(model)
-    checks += compared(model)
-    gate.require(checks, precision=stored)
-    contract = _contract(stored, source, exposure, spec, model, bias, checks)
+    # What is quantised is the float32 graph, so that is the one that must agree with the source.
+    draft = _in_float(exact, "fp32" if recipe.precision == "int8" else recipe.precision)
+    checks = []
+    if draft.precision == "fp16-cuda":
+        rounded = replace(draft, model=float16.rounded(exact.model))
+        checks += [replace(c, images=f"{c.images}, rounded") for c in gate.check(rounded, reference)]
+    checks += gate.check(draft, reference)
+    gate.require(checks, precision=draft.precision)
+    contract = _contract(draft, source, checks)
     if recipe.precision == "int8":
-        calibration, held_out = recipe.split_photos()
-        progress(f"calibrating on {len(calibration)} photos of {recipe.calibrate}")
-        with TemporaryDirectory() as folder:
-            paths = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-            full = model
-            _save(full, maps, contract, paths[0])
-            for share, model in candidates(full, spec, [item.path for item in calibration]):
-                progress(
-                    f"comparing with float32 on {len(held_out)} other photos, "
-                    f"{share:.0%} of the multiplications being in float32"
-                )
-                found = gate.check(
-                    model, exposure, spec, None, precision="int8", bias=bias, sizes=sizes, maps=maps
-                )
-                gate.require(found, precision="int8")
-                contract = _contract("int8", source, exposure, spec, model, bias, [*checks, *found])
-                _save(model, maps, contract, paths[1])
-                figures = fidelity(*paths, held_out)
-                missed = ", ".join(shortfalls(figures, recipe.fidelity))
-                if not missed:
-                    break
-                progress(f"too far: {missed}")
-        if missed:
-            raise ExportError(
-                f"int8 is too far from float32 on {len(held_out)} photos: {missed}; calibrate on more "
-                "photos, lower the recipe's fidelity, or use precision fp16; nothing was written"
-            )
-        checks += found
-        told = {"calibration_images": len(calibration), "float_share": share, **figures}
-        contract = replace(contract, fidelity={**told, "required": asdict(recipe.fidelity)})
+        draft, contract, checks = _quantized(draft, contract, checks, source, recipe, progress)
     progress(f"writing {output}")
     with replacing(output, force=force) as temporary:
-        _save(model, maps, contract, temporary)
+        _save(draft, contract, temporary)
         open_session(temporary, device="cpu", threads=1)
-    return Report(output, contract, tuple(checks), tuple(notes), len(model.graph.node), output.stat().st_size)
+    nodes = len(draft.model.graph.node)
+    return Report(output, contract, tuple(checks), tuple(notes), nodes, output.stat().st_size)
 
 
-def _save(model: onnx.ModelProto, maps: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    graph = b64encode(maps.SerializeToString()).decode("ascii")
-    onnx.helper.set_model_props(model, {**contract.to_metadata(), MAPS_KEY: graph})
+def _in_float(exact: Draft, precision: Precision) -> Draft:
+    """A float32 draft in one of the float precisions."""
+    model = float16.compute(exact.model) if precision == "fp16-cuda" else exact.model
+    if precision != "fp32":
+        float16.store(model)
+    return replace(exact, model=model, precision=precision)
+
+
+def _quantized(
+    full: Draft,
+    full_contract: Contract,
+    full_checks: list[Check],
+    source: Source,
+    recipe: Recipe,
+    progress: Callable[[str], None],
+) -> tuple[Draft, Contract, list[Check]]:
+    """The fastest int8 copy of a float32 draft that is as near to it as the recipe's fidelity asks.
+
+    Raises:
+        ExportError: none is.
+    """
+    calibration, held_out = recipe.split_photos()
+    progress(f"calibrating on {len(calibration)} photos of {recipe.calibrate}")
+    missed: list[str] = []
+    with TemporaryDirectory() as folder:
+        full_path, path = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        _save(full, full_contract, full_path)
+        for share, model in candidates(full.model, full.spec, [item.path for item in calibration]):
+            progress(
+                f"comparing with float32 on {len(held_out)} other photos, "
+                f"{share:.0%} of the multiplications being in float32"
+            )
+            draft = replace(full, model=model, precision="int8")
+            checks = [*full_checks, *gate.check(draft, None)]
+            gate.require(checks, precision="int8")
+            contract = _contract(draft, source, checks)
+            _save(draft, contract, path)
+            figures = fidelity(full_path, path, held_out)
+            missed = shortfalls(figures, recipe.fidelity)
+            if not missed:
+                facts = {"calibration_images": len(calibration), "float_share": share, **figures}
+                required = {"required": asdict(recipe.fidelity)}
+                return draft, replace(contract, fidelity=facts | required), checks
+            progress(f"too far: {', '.join(missed)}")
+    raise ExportError(
+        f"int8 is too far from float32 on {len(held_out)} photos: {', '.join(missed)}; calibrate on more "
+        "photos, lower the recipe's fidelity, or use precision fp16; nothing was written"
+    )
+
+
+def _save(draft: Draft, contract: Contract, path: Path) -> None:
+    graph = b64encode(draft.maps.SerializeToString()).decode("ascii")
+    onnx.helper.set_model_props(draft.model, {**contract.to_metadata(), MAPS_KEY: graph})
     try:
-        onnx.save(model, str(path))
+        onnx.save(draft.model, str(path))
     except ValueError as error:
         raise ExportError(f"the model is too large for one file (2 GB): {error}") from error
 
@@ -176,7 +193,7 @@ def _save(model: onnx.ModelProto, maps: onnx.ModelProto, contract: Contract, pat
 def _input_spec(recipe: Recipe, source: Source) -> tuple[InputSpec, list[str]]:
     """The recipe's preprocessing, else the source's own, else the customary one with a note."""
     notes = []
-    known = {key: value for key, value in source.spec.items() if value is not None}
+    known = {key: value for key, value in source.preprocessing.items() if value is not None}
     chosen: dict[str, Any] = {}
     for key in ("mean", "std", "colour", "resize", "kernel", "crop_fraction"):
         value = getattr(recipe, key) if getattr(recipe, key) is not None else known.get(key)
@@ -193,32 +210,24 @@ def _input_spec(recipe: Recipe, source: Source) -> tuple[InputSpec, list[str]]:
     return InputSpec(height=height, width=width, dynamic=recipe.dynamic, **chosen), notes
 
 
-def _contract(
-    precision: Precision,
-    source: Source,
-    exposure: Exposure,
-    spec: InputSpec,
-    model: onnx.ModelProto,
-    bias: Array | None,
-    checks: list[Check],
-) -> Contract:
+def _contract(draft: Draft, source: Source, checks: list[Check]) -> Contract:
+    exposure, spec = draft.exposure, draft.spec
     channels, height, width = exposure.shape
-    pooled = channels * (2 if exposure.pooling == "catavgmax" else 1)
     settings: dict[str, Any] = {
         "pooling": exposure.pooling,
         "p": exposure.p,
         "eps": exposure.eps,
-        "head": "affine" if has_head(exposure) else "none",
-        "bias": None if bias is None else encode_bias(bias),
-        "precision": precision,
+        "head": "affine" if exposure.has_head else "none",
+        "bias": None if exposure.bias is None else encode_bias(exposure.bias),
+        "precision": draft.precision,
     }
     return Contract(
         input=spec,
         channels=channels,
-        dimension=pooled if exposure.tail is None else exposure.tail.dimension,
+        dimension=exposure.dimension,
         grid_height=height,
         grid_width=width,
-        fingerprint=fingerprint(model, spec, settings),
+        fingerprint=fingerprint(draft.model, spec, settings),
         source=source.facts,
         versions={
             name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)

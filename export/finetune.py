@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ from torch import nn
 
 from simmap.engine.contract import InputSpec
 from simmap.engine.dataset import Item, find_images
+from simmap.engine.decompose import GEM_EPS
 from simmap.engine.errors import ConfigError, OutputError, SimmapError
 from simmap.engine.images.decode import load
 from simmap.engine.images.preprocess import preprocess
@@ -70,13 +71,15 @@ def finetune(
         ConfigError: the recipe is not of a timm network, the folder has fewer than two classes with four
             images, or an epoch to save is never reached.
         OutputError: the output folder exists and is not empty.
-        ExportError: the architecture or the weights are not to be had.
+        ExportError: the architecture is unknown, or the weights are unavailable.
     """
     from pytorch_metric_learning.losses import TripletMarginLoss
     from pytorch_metric_learning.miners import TripletMarginMiner
 
     if recipe.timm is None:
         raise ConfigError("this example trains timm networks; give a recipe with the key 'timm'")
+    if recipe.conv_layer is not None:
+        raise ConfigError("this example pools the last feature map; leave conv_layer out of the recipe")
     if not save or not all(0 <= epoch <= epochs for epoch in save):
         raise ConfigError(f"the epochs to save are {list(save)}, must lie between 0 and {epochs}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -84,10 +87,7 @@ def finetune(
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     training, held_out = split(find_images(folder), rng)
-    start = recipe.weights_path()
-    source = build(
-        "timm", recipe.timm, weights=start, conv_layer=recipe.conv_layer, pool=recipe.pool, size=recipe.size
-    )
+    source = build("timm", recipe.timm, weights=recipe.weights_path(), size=recipe.size)
     # What the recipe leaves open the architecture says; the weights are those of each checkpoint.
     recipe = replace(
         recipe,
@@ -100,9 +100,7 @@ def finetune(
     facts = {key: value for key, value in asdict(recipe).items() if value not in (None, False)}
     spec = _input_spec(facts)
     pixels = [preprocess(load(item.path).pixels, spec)[0] for item in training]
-    network = source.network.requires_grad_(True)
-    # The timm network inside it: its checkpoints are what any other training would write.
-    backbone = cast(nn.Module, cast(nn.Module, network.features).network)
+    network: Any = source.module.requires_grad_(True)
 
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -129,7 +127,8 @@ def finetune(
         for chosen in _batches(classes, rng) if epoch else ():
             batch = np.stack([_varied(pixels[i], rng) for i in chosen])
             scaled = (batch / 255 - np.array(spec.mean)) / np.array(spec.std)
-            embedding, _ = network(torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2))
+            inputs = torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2)
+            embedding = pool(network.forward_features(inputs), recipe.pool or "avg", recipe.p or 3.0)
             target = torch.from_numpy(classes[chosen])
             loss = loss_of(embedding, target, miner(embedding, target))
             optimiser.zero_grad()
@@ -140,8 +139,17 @@ def finetune(
             print(f"epoch {epoch}: loss {np.mean(losses):.4f}", file=sys.stderr)
         if epoch in save:
             kept.append(output / f"epoch_{epoch:03d}.pth")
-            torch.save(backbone.state_dict(), kept[-1])
+            torch.save(network.state_dict(), kept[-1])
     return kept
+
+
+def pool(conv: torch.Tensor, kind: str, p: float) -> torch.Tensor:
+    """The pooled feature (N, C) of maps (N, C, H, W), as ``engine.decompose.pool`` has it."""
+    if kind == "gem":
+        return conv.clamp(min=GEM_EPS).pow(p).mean((2, 3)).pow(1 / p)
+    average, maximum = conv.mean((2, 3)), conv.amax((2, 3))
+    kinds = {"avg": average, "max": maximum, "avgmax": 0.5 * (average + maximum)}
+    return kinds[kind] if kind in kinds else torch.cat((average, maximum), 1)
 
 
 def split(items: Sequence[Item], rng: np.random.Generator) -> tuple[list[Item], list[Item]]:

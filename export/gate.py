@@ -3,20 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from simmap.engine import decompose
 from simmap.engine.contract import InputSpec
-from simmap.engine.errors import ExportError
+from simmap.engine.errors import ArtifactError, ExportError
 from simmap.engine.images.decode import load
 from simmap.engine.images.preprocess import preprocess
+from simmap.engine.runtime.ort import cpu_session, one_line
 from simmap.engine.types import Array
 
-from .sources.reference import Reference, as_channels_first, normalise, one_line
+from .draft import Draft
+from .sources.reference import Reference, as_channels_first, normalise
 from .surgery.analysis import Exposure
 from .surgery.exposing import normalises
 
@@ -47,66 +49,46 @@ class Check:
         return self.relative <= self.tolerance
 
 
-def check(
-    model: onnx.ModelProto,
-    exposure: Exposure,
-    spec: InputSpec,
-    reference: Reference | None,
-    *,
-    precision: str,
-    bias: Array | None,
-    sizes: Sequence[tuple[int, int]],
-    maps: onnx.ModelProto | None = None,
-) -> list[Check]:
-    """Run the artifact on random and real images and compare it with its source.
+def check(draft: Draft, reference: Reference | None) -> list[Check]:
+    """Run an artifact at batch 1 and 3 on random and on real images, and compare it with its source.
 
     Args:
-        model: the artifact's graph.
-        exposure: what it exposes.
-        spec: its input.
+        draft: the artifact.
         reference: asks the source; None checks only what must hold within the artifact.
-        precision: chooses the tolerance.
-        bias: (D,) of the affine head, or None.
-        sizes: (height, width) to run at; more than one for a dynamic artifact.
-        maps: the artifact's graph of maps (see ``surgery.maps``), to be checked too.
 
     Raises:
         ExportError: the artifact does not run.
     """
-    session = _load(model)
-    mapping = None if maps is None else _load(maps)
-    names = [o.name for o in session.get_outputs()]
+    network, mapping = _open(draft.model), _open(draft.maps)
+    names = [output.name for output in network.get_outputs()]
     # A source may hold float16 of its own, whatever the precision of the artifact.
-    is_half = any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer)
-    tolerance = max(TOLERANCE[precision], TOLERANCE["fp16"] if is_half else 0)
+    is_half = any(w.data_type == onnx.TensorProto.FLOAT16 for w in draft.model.graph.initializer)
+    tolerance = max(TOLERANCE[draft.precision], TOLERANCE["fp16"] if is_half else 0)
+    takes_floats = normalises(draft.model)
     checks: list[Check] = []
-    for size in sizes:
-        for kind, batch in _batches(spec, size):
-            told = f"{kind} {size[0]}x{size[1]}" if len(sizes) > 1 else kind
+    for size in draft.sizes:
+        for kind, batch in _batches(draft.spec, size):
+            images = f"{kind} {size[0]}x{size[1]}" if len(draft.sizes) > 1 else kind
             try:
-                found = dict(zip(names, session.run(None, {"image": batch}), strict=True))
+                outputs = dict(zip(names, network.run(None, {"image": batch}), strict=True))
             except Exception as error:
                 raise ExportError(f"the artifact fails at batch {len(batch)}: {one_line(error)}") from error
             if reference is not None:
                 # A source that takes bytes normalises them itself.
-                given = normalise(batch, spec) if normalises(model) else as_channels_first(batch)
-                for name, (ours, theirs) in reference(given, found).items():
-                    checks.append(_compare(name, told, ours, theirs, tolerance))
-            checks += _sums(exposure, found, told, bias, tolerance)
-            if mapping is not None and np.isfinite(found["conv"]).all():
-                checks.append(_maps(mapping, exposure, found, told))
+                given = normalise(batch, draft.spec) if takes_floats else as_channels_first(batch)
+                for name, (ours, theirs) in reference(given, outputs).items():
+                    checks.append(_compare(name, images, ours, theirs, tolerance))
+            if np.isfinite(outputs["conv"]).all():  # else conv itself has failed
+                checks += _sums(draft.exposure, outputs, images, tolerance)
+                checks.append(_maps(mapping, draft.exposure, outputs, images))
     return checks
 
 
-def _load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+def _open(model: onnx.ModelProto) -> Any:
     try:
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise ExportError(f"the artifact does not load: {one_line(error)}") from error
+        return cpu_session(model.SerializeToString())
+    except ArtifactError as error:
+        raise ExportError(f"the artifact does not load: {error}") from error
 
 
 def require(checks: Sequence[Check], *, precision: str = "fp32") -> None:
@@ -149,43 +131,39 @@ def _batches(spec: InputSpec, size: tuple[int, int]) -> list[tuple[str, npt.NDAr
     return batches
 
 
-def _compare(name: str, images: str, found: Array, expected: Array, tolerance: float) -> Check:
-    if found.shape != expected.shape:
-        raise ExportError(f"the artifact's {name} has shape {found.shape}, its source gives {expected.shape}")
-    difference = float(np.abs(found - expected).max())
+def _compare(name: str, images: str, ours: Array, expected: Array, tolerance: float) -> Check:
+    if ours.shape != expected.shape:
+        raise ExportError(f"the artifact's {name} has shape {ours.shape}, its source gives {expected.shape}")
+    difference = float(np.abs(ours - expected).max())
     size = float(np.abs(expected).max())
     relative = difference / size if size > 0 else difference
-    return Check(name, images, len(found), difference, relative, tolerance)
+    return Check(name, images, len(ours), difference, relative, tolerance)
 
 
-def _sums(
-    exposure: Exposure, found: dict[str, Array], images: str, bias: Array | None, tolerance: float
-) -> list[Check]:
+def _sums(exposure: Exposure, outputs: dict[str, Array], images: str, tolerance: float) -> list[Check]:
     """What the engine will rely on: places sum to the feature."""
     checks: list[Check] = []
-    if not np.isfinite(found["conv"]).all():
-        return checks  # conv itself has failed
     if exposure.pooling not in ("weights", "flatten"):
         eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
-        conv = found["conv"].astype(np.float64)
+        conv = outputs["conv"].astype(np.float64)
         expected = decompose.pool(conv, exposure.pooling, p=exposure.p, eps=eps)
-        checks.append(_compare("pooled = pool(conv)", images, found["pooled"], expected, SUM_TOLERANCE))
-    if "parts" in found:
-        parts = _parts(exposure, found["conv"])
-        checks.append(_compare("parts", images, found["parts"], parts, tolerance))
-        total = found["parts"].astype(np.float64).sum(axis=(1, 2)) + (0 if bias is None else bias)
-        checks.append(_compare("embedding = sum(parts)", images, found["embedding"], total, SUM_TOLERANCE))
+        checks.append(_compare("pooled = pool(conv)", images, outputs["pooled"], expected, SUM_TOLERANCE))
+    if "parts" in outputs:
+        parts = _parts(exposure, outputs["conv"])
+        checks.append(_compare("parts", images, outputs["parts"], parts, tolerance))
+        total = outputs["parts"].astype(np.float64).sum(axis=(1, 2))
+        if exposure.bias is not None:
+            total += exposure.bias
+        checks.append(_compare("embedding = sum(parts)", images, outputs["embedding"], total, SUM_TOLERANCE))
     return checks
 
 
-def _maps(
-    session: onnxruntime.InferenceSession, exposure: Exposure, found: dict[str, Array], images: str
-) -> Check:
+def _maps(session: Any, exposure: Exposure, outputs: dict[str, Array], images: str) -> Check:
     """Maps by the artifact's own graph against those by the definition."""
-    affine = "parts" in found
-    places = found["parts" if affine else "conv"]
+    affine = "parts" in outputs
+    places = outputs["parts" if affine else "conv"]
     # The others' embeddings, brought to a size at which no product overflows.
-    embeddings = found["embedding" if affine else "pooled"][::-1].astype(np.float64)
+    embeddings = outputs["embedding" if affine else "pooled"][::-1].astype(np.float64)
     directions = embeddings / (np.abs(embeddings).max(axis=1, keepdims=True) + np.finfo(np.float64).tiny)
     feed = {"places": places, "directions": directions.astype(np.float32)}
     (maps,) = session.run(["maps"], feed)

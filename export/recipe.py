@@ -1,6 +1,8 @@
 """A recipe: all that says how a network becomes an artifact, from YAML or from flags."""
 
 import importlib.util
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from simmap.engine import decompose
 from simmap.engine.contract import ChannelOrder, Kernel, Precision, Resize
 from simmap.engine.dataset import Item, find_images
 from simmap.engine.errors import ConfigError
@@ -20,6 +23,8 @@ PACKAGE = "package:"
 # More than so many photos to calibrate on and to judge by add time and no knowledge.
 MOST_CALIBRATION, MOST_HELD_OUT = 128, 512
 LEAST_PHOTOS = 30
+LARGEST_SIDE = 8192
+LONGEST_NAME = 1024
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Recipe:
 
     Attributes:
         torchvision, timm: name of an architecture.
-        module: ``package.module:factory``, a function that gives the network.
+        module: ``package.module:factory``, a function that gives the network; its code runs, so ``export``
+            wants ``trust``.
         onnx: path of an ``.onnx`` file.
         weights: path of a checkpoint, or ``package:NAME/FILE`` inside an installed package; relative
             paths of a recipe start at the recipe.
@@ -77,7 +83,7 @@ class Recipe:
     module: str | None = None
     onnx: str | None = None
     weights: str | None = None
-    pool: Literal["avg", "max", "gem", "avgmax", "catavgmax"] | None = None
+    pool: decompose.Pooling | None = None
     p: float | None = None
     conv_layer: str | None = None
     embedding: str | None = None
@@ -94,21 +100,28 @@ class Recipe:
     fidelity: Fidelity = field(default_factory=Fidelity)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, by the name of the field (ConfigError)."""
+        """Refuse invalid values, by the name of the field (ConfigError)."""
         given = [kind for kind in SOURCES if getattr(self, kind) is not None]
         if len(given) != 1:
-            told = " and ".join(given) or "none"
-            raise ConfigError(f"give one source of {', '.join(SOURCES)}; given: {told}")
+            names = " and ".join(given) or "none"
+            raise ConfigError(f"give one source of {', '.join(SOURCES)}; given: {names}")
         if self.onnx is not None and self.weights is not None:
             raise ConfigError("weights: an ONNX file has its own; leave weights out")
-        if self.size is not None and min(self.size) < 1:
-            raise ConfigError(f"size is {self.size}, must be whole numbers of 1 or more")
+        if "\0" in self.name or len(self.name) > LONGEST_NAME:
+            raise ConfigError(f"{self.kind} is no name of at most {LONGEST_NAME} characters")
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
+            raise ConfigError(
+                f"size is {str(self.size)[:40]}, must be whole numbers from 1 to {LARGEST_SIDE}"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and not all(math.isfinite(value) for value in values):
+                raise ConfigError(f"{name} is {values}, must be finite")
         if self.std is not None and 0 in self.std:
             raise ConfigError("std has a zero; each of r, g, b must differ from 0")
         if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
             raise ConfigError(f"crop_fraction is {self.crop_fraction}, must be above 0 and at most 1")
-        if self.p is not None and (self.pool != "gem" or not self.p > 0):
-            raise ConfigError(f"p is {self.p}; it is the exponent above 0 of pool: gem")
+        if self.p is not None and (self.pool != "gem" or not 0 < self.p < math.inf):
+            raise ConfigError(f"p is {self.p}; it is the finite exponent above 0 of pool: gem")
         if self.precision == "int8" and self.calibrate is None:
             raise ConfigError("precision int8 needs photos like those of its use: give --calibrate FOLDER")
         if self.precision != "int8" and self.calibrate is not None:
@@ -135,12 +148,13 @@ class Recipe:
         if self.weights is None or not self.weights.startswith(PACKAGE):
             return None if self.weights is None else Path(self.weights)
         package, _, file = self.weights.removeprefix(PACKAGE).partition("/")
-        spec = importlib.util.find_spec(package)
+        # Of a dotted name the packages above would be imported, and so run.
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
-            raise ConfigError(f"weights: the package {package!r} is not installed; install it with pip")
+            raise ConfigError(f"weights: the package {package[:80]!r} is not installed; install it with pip")
         path = Path(next(iter(spec.submodule_search_locations))) / file
-        if not path.is_file():
-            raise ConfigError(f"weights: the package {package!r} has no file {file!r}")
+        if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+            raise ConfigError(f"weights: the package {package!r} has no file {file[:80]!r}")
         return path
 
     def split_photos(self) -> tuple[list[Item], list[Item]]:
@@ -177,11 +191,15 @@ def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
             if isinstance(value, str) and not value.startswith(PACKAGE):
                 data[key] = str(path.parent / value)
     data.update({key: value for key, value in flags.items() if value is not None})
+    where = path or "export"
     if "size" in data and data["size"] is not None:
-        data["size"] = parse_size(data["size"])
-    recipe: Recipe = build(Recipe, data, kind="recipe", where=path or "export")
+        try:
+            data["size"] = parse_size(data["size"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    recipe: Recipe = build(Recipe, data, kind="recipe", where=where)
     if recipe.calibrate is not None:
-        recipe.split_photos()  # a folder that will not do is told before the network is built
+        recipe.split_photos()  # an unsuitable folder is refused before the network is built
     return recipe
 
 
@@ -195,7 +213,7 @@ def parse_size(value: object) -> object:
         return (value, value)
     if isinstance(value, str):
         sides = value.lower().split("x")
-        if len(sides) <= 2 and all(side.strip().isdigit() for side in sides):
+        if len(sides) <= 2 and all(s.isascii() and s.strip().isdigit() and len(s) < 8 for s in sides):
             return (int(sides[0]), int(sides[-1]))
-        raise ConfigError(f"size is {value!r}, must be like 224 or 160x320 (height x width)")
+        raise ConfigError(f"size is {value[:40]!r}, must be like 224 or 160x320 (height x width)")
     return value

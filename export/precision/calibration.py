@@ -75,8 +75,8 @@ def patches(layer: Layer, value: Array, rng: np.random.Generator) -> Array:
     places = rng.permutation(rows * columns)[:PLACES]
     y, x = places // columns * strides[0], places % columns * strides[1]
     dy, dx = np.arange(kernel[0]) * dilations[0], np.arange(kernel[1]) * dilations[1]
-    found = padded[:, y[:, None, None] + dy[:, None], x[:, None, None] + dx]  # (I, places, kh, kw)
-    grouped = found.reshape(layer.groups, -1, *found.shape[1:])
+    windows = padded[:, y[:, None, None] + dy[:, None], x[:, None, None] + dx]  # (I, places, kh, kw)
+    grouped = windows.reshape(layer.groups, -1, *windows.shape[1:])
     return np.ascontiguousarray(grouped.transpose(0, 2, 1, 3, 4).reshape(layer.groups, len(places), -1))
 
 

@@ -12,7 +12,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from simmap.engine.errors import ExportError
 
 from ..surgery.exposing import NETWORK_INPUT, normalises
-from ..surgery.graph import raise_opset
+from ..surgery.graph import raise_opset, reads
 from ..surgery.nodes import OURS
 
 # Weights smaller than this (in numbers) stay float32 where float16 only stores them: they are biases and
@@ -32,6 +32,8 @@ def store(model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < LEAST_SIZE:
             continue
+        if tensor.name.startswith(OURS) and len(tensor.dims) == 1:
+            continue  # the bias, which the contract tells exactly
         value = _as_float16(tensor)
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(value, f"{name}_fp16"))
@@ -131,6 +133,60 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
+
+
+def widen(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that holds and computes in float32 what the model does in float16."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _widen_graph(copy.graph)
+    return copy
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.FLOAT
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                _widen_tensor(attribute.t)
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _widen_graph(attribute.g)
+    _drop_casts_of_weights(graph)
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT16:
+        value = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+
+
+def _drop_casts_of_weights(graph: onnx.GraphProto) -> None:
+    """Casts from float32 to float32, between a weight that was stored as float16 and its readers."""
+    floats = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    outside = {output.name for output in graph.output}
+    outside.update(name for node in graph.node for name in reads(node)[len(node.input) :])  # subgraphs
+    renamed = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if _is_cast_of(node, floats) and node.output[0] not in outside
+    }
+    nodes = [node for node in graph.node if node.output[0] not in renamed]
+    for node in nodes:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _is_cast_of(node: onnx.NodeProto, floats: set[str]) -> bool:
+    to = next((a.i for a in node.attribute if a.name == "to"), None)
+    return node.op_type == "Cast" and to == TensorProto.FLOAT and node.input[0] in floats
 
 
 def _values(names: Sequence[str], kind: int) -> list[onnx.ValueInfoProto]:

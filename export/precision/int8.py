@@ -37,6 +37,7 @@ from simmap.engine.types import Array
 
 from ..surgery.graph import plain_session, raise_opset
 from .calibration import calibrate, exposing, quantization_step
+from .float16 import widen
 from .layers import Layer, attribute
 
 # Shares of all multiplications that the first layers may keep in float32.
@@ -50,7 +51,7 @@ def candidates(
     """int8 copies of an exposed graph (see ``surgery.exposing``), the fastest first, the nearest last.
 
     Args:
-        model: float32, with the input ``image`` and the output ``conv``.
+        model: with the input ``image`` and the output ``conv``; what is float16 in it becomes float32.
         spec: how a photo becomes the input.
         photos: files to calibrate on; read once, one at a time.
 
@@ -58,10 +59,10 @@ def candidates(
         The share of multiplications that stay in float32, and the graph.
 
     Raises:
-        ExportError: there is no convolution to quantise, or the graph's opset cannot be raised to 13.
+        ExportError: there are too few convolutions to quantise, or the graph's opset cannot be raised to 13.
         ImageError: a photo cannot be read.
     """
-    model = raise_opset(model, OPSET, "int8")
+    model = widen(raise_opset(model, OPSET, "int8"))
     layers, shares = _layers(model, spec)
     # How many of the first layers stay: one at least, and not all.
     counts = [max(1, int(np.searchsorted(shares, most, side="right"))) for most in FLOAT_SHARES]
@@ -100,8 +101,10 @@ def _layers(model: onnx.ModelProto, spec: InputSpec) -> tuple[list[Layer], Array
         groups = int(attribute(node, "group", 1))
         layers.append(Layer(node, node.input[0], output, weight, bias.astype(np.float64), groups))
     if len(layers) < 2:
+        count = sum(node.op_type == "Conv" for node in model.graph.node)
         raise ExportError(
-            "int8 speeds convolutions up, and this network has too few of them; use precision fp16"
+            f"int8 speeds up convolutions of images with constant weights; this network has {count} "
+            f"convolutions, and {len(layers)} are such; use precision fp16"
         )
     session = plain_session(exposing(model, [layer.output for layer in layers]))
     grey = np.full((1, spec.height, spec.width, 3), 128, np.uint8)

@@ -1,18 +1,20 @@
 """Checkpoints: read without running code, and fitted to a network."""
 
+import os
 import pickle
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from simmap.engine.errors import ExportError
+from simmap.engine.errors import ExportError, printable
 
-from .finder import leaves_of
-from .layers import Pooled
 from .messages import first_few, first_line, quiet, shape_text
 
 # Where training checkpoints keep the state dict, in the order of preference.
@@ -22,24 +24,27 @@ _ENTRIES = (
 )
 
 
+# PyTorch stores its archives as they are; more than so many times the file's size is no checkpoint.
+MOST_EXPANSION = 10
+
+
 def load_checkpoint(
-    network: nn.Module,
-    weights: Path | None,
-    title: str,
-    pooled: Pooled | None = None,
-    example: torch.Tensor | None = None,
+    network: nn.Module, weights: Path | None, title: str, heads: tuple[str, ...] | None = None
 ) -> tuple[str, ...]:
     """Load the checkpoint ``weights`` into ``network`` and give the notes about it.
 
-    With ``pooled``, keys of the modules that its output on ``example`` does not need (the classifier,
-    auxiliary heads) may be missing, be unexpected or have other shapes.
+    With ``heads``, modules that only class scores need, their keys may be missing, be unexpected or have
+    other shapes, and tensors outside the network are left alone.
+
+    Raises:
+        ExportError: it cannot be read, or does not fit.
     """
     if weights is None:
         return ("random weights: for tests only",)
-    free = _unused(network, pooled, example, title) if pooled is not None and example is not None else ()
+    free = tuple(f"{head}." for head in heads or ())
     state, notes = _read(weights)
     target = network.state_dict()
-    state, stripped = _strip_prefix(state, target, weights, drop_others=pooled is not None)
+    state, stripped = _strip_prefix(state, target, weights, drop_others=heads is not None)
     notes += stripped
     if not set(state) & set(target):
         ordered = _in_order(state, target)
@@ -75,41 +80,47 @@ def load_checkpoint(
     return tuple(notes)
 
 
-def _unused(network: nn.Module, pooled: Pooled, example: torch.Tensor, title: str) -> tuple[str, ...]:
-    """Prefixes (``fc.``) of the modules that have parameters, none of which reaches the pooled feature."""
-    try:
-        with torch.enable_grad():
-            leaves = leaves_of(pooled.eval()(example)[0])
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(f"{title}: its forward pass fails ({first_line(error)})") from error
-    found = []
-    for path, module in network.named_modules():
-        parameters = list(module.parameters())
-        if path and parameters and not any(id(parameter) in leaves for parameter in parameters):
-            found.append(f"{path}.")
-    return tuple(found)
-
-
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The state dict in the file ``path``; code in it never runs."""
-    if not path.is_file():
-        raise ExportError(
-            f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}, not a checkpoint"
-        )
-    if path.stat().st_size == 0:
-        raise ExportError(f"{path}: is empty, not a checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    """The state dict in the file ``path``, and how it was found; code in it never runs."""
+    content: Any = _content(path)
+    notes: list[str] = []
+    opened: set[int] = set()
+    while not _is_state(content):
+        entries = [
+            e for e in _ENTRIES if isinstance(content, Mapping) and isinstance(content.get(e), Mapping)
+        ]
+        if not entries or id(content) in opened:
+            names = [printable(str(key)) for key in content] if isinstance(content, Mapping) else []
+            kind = type(content).__name__
+            reason = "a mapping that holds itself" if entries else first_few(names) or f"an empty {kind}"
+            raise ExportError(f"{path}: holds no state dict (found {reason})")
+        opened.add(id(content))
+        others = f" (it has {', '.join(map(repr, entries[1:]))} too)" if entries[1:] else ""
+        notes.append(f"took the entry {entries[0]!r} of the checkpoint{others}")
+        content = content[entries[0]]
+    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}, notes
 
-            content: Any = load_file(path)
-        else:
-            with quiet():
-                content = torch.load(path, map_location="cpu", weights_only=True)
+
+def _content(path: Path) -> object:
+    """What a checkpoint holds, as ``torch.load`` or safetensors gives it."""
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        kind = "is a folder" if os.path.isdir(path) else "there is no such file"  # noqa: PTH112
+        raise ExportError(f"{path}: {kind}, not a checkpoint")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        if not head:
+            raise ExportError(f"{path}: is empty, not a checkpoint")
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if head == b"PK\x03\x04":
+            _check_archive(path)
+        with quiet():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ExportError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from error
+    except ExportError:
+        raise
     except Exception as error:  # each format has its own
         text = str(error)
         refused = isinstance(error, pickle.UnpicklingError)
@@ -117,24 +128,29 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
         if (refused and code) or "TorchScript archive" in text:
             raise ExportError(f"{path}: holds pickled code and is not loaded; save a state_dict") from error
         # PyTorch's own words are advice to load without this protection.
-        detail = "" if isinstance(error, pickle.UnpicklingError) else f" ({first_line(error)})"
+        detail = "" if refused else f" ({first_line(error)})"
         raise ExportError(f"{path}: is truncated or not a checkpoint{detail}") from error
-    notes: list[str] = []
-    while not _is_state(content):
-        entries = [
-            e for e in _ENTRIES if isinstance(content, Mapping) and isinstance(content.get(e), Mapping)
-        ]
-        if not entries:
-            held = (
-                first_few([str(key) for key in content])
-                if isinstance(content, Mapping)
-                else type(content).__name__
+
+
+def _check_archive(path: Path) -> None:
+    """Hold a zip archive, which a checkpoint of PyTorch is, against its own sizes and checksums.
+
+    Raises:
+        ExportError: it would unpack to far more than the file, or an entry is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MOST_EXPANSION * path.stat().st_size:
+            raise ExportError(
+                f"{path}: would unpack to {unpacked / 1e6:,.0f} MB, more than {MOST_EXPANSION} times its "
+                "size, so it is no checkpoint; PyTorch does not compress"
             )
-            raise ExportError(f"{path}: holds no state dict (found {held or 'nothing'})")
-        others = f" (it has {', '.join(map(repr, entries[1:]))} too)" if entries[1:] else ""
-        notes.append(f"took the entry {entries[0]!r} of the checkpoint{others}")
-        content = content[entries[0]]
-    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}, notes
+        try:
+            damaged = archive.testzip()
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            raise ExportError(f"{path}: is damaged ({first_line(error)}); copy it again") from error
+    if damaged is not None:
+        raise ExportError(f"{path}: is damaged (the checksum of {printable(damaged)} differs); copy it again")
 
 
 def _is_plain_pickle(path: Path) -> bool:

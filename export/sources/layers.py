@@ -1,4 +1,4 @@
-"""Modules put around a network: its pooling, and the taps that give its feature map."""
+"""Modules put around a network to give its feature map by the name of a layer."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,73 +11,35 @@ from simmap.engine.errors import ExportError
 from .messages import suggest
 from .network import Size
 
-_GEM_P, _GEM_EPS = 3.0, 1e-6  # the values of the paper that introduced it (Radenovic et al., 2018)
-
-
-class Pool(nn.Module):
-    """Pools a map (N, C, H, W) to (N, C), or (N, 2 C) for ``catavgmax``."""
-
-    def __init__(self, kind: str, p: float = _GEM_P, eps: float = _GEM_EPS) -> None:
-        super().__init__()
-        self.kind, self.p, self.eps = kind, p, eps
-
-    def forward(self, conv: torch.Tensor) -> torch.Tensor:
-        if self.kind == "gem":
-            return conv.clamp(min=self.eps).pow(self.p).mean((2, 3)).pow(1 / self.p)
-        if self.kind == "avg":
-            return conv.mean((2, 3))
-        if self.kind == "max":
-            return conv.amax((2, 3))
-        average, maximum = conv.mean((2, 3)), conv.amax((2, 3))
-        return 0.5 * (average + maximum) if self.kind == "avgmax" else torch.cat((average, maximum), 1)
-
 
 class Tap(nn.Module):
     """Runs a network and gives ``(output, conv)``, with ``conv`` the output of one of its layers."""
 
     def __init__(self, network: nn.Module, layer: str) -> None:
+        """Hook ``layer``; an operation that changes its output in place is part of it.
+
+        Raises:
+            ExportError: there is no such layer.
+        """
         super().__init__()
+        layers: dict[str, nn.Module] = dict(network.named_modules())
+        if not layer or layer not in layers:
+            raise ExportError(f"conv_layer {layer!r} is no layer of the network{suggest(layer, layers)}")
         self.network, self.layer = network, layer
-        self._seen: list[Any] = []
-        find_layer(network, layer).register_forward_hook(
-            lambda _module, _args, output: self._seen.append(output)
-        )
+        self._outputs: list[Any] = []
+        layers[layer].register_forward_hook(lambda _module, _args, output: self._outputs.append(output))
 
     def forward(self, x: torch.Tensor) -> tuple[Any, torch.Tensor]:
-        self._seen.clear()
+        self._outputs.clear()
         output = self.network(x)
-        if not self._seen:
+        if not self._outputs:
             raise ExportError(f"layer {self.layer!r} does not run in a forward pass; name another one")
-        conv = self._seen[-1]
-        self._seen.clear()  # holds no tensor of an exporter's trace beyond this call
+        conv = self._outputs[-1]
+        self._outputs.clear()  # holds no tensor of an exporter's trace beyond this call
         return output, conv
 
 
-class Pooled(nn.Module):
-    """Gives ``(output, conv)``: the map of ``features``, as (N, C, H, W), and its pooling."""
-
-    def __init__(self, features: nn.Module, pool: Pool, layout: "Layout") -> None:
-        super().__init__()
-        self.features, self.pool, self.layout = features, pool, layout
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        conv = self.features(x)
-        conv = self.layout.to_map(conv[1] if isinstance(self.features, Tap) else conv)
-        return self.pool(conv), conv
-
-
-class TimmFeatures(nn.Module):
-    """``forward_features`` of a timm network, as a module."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return cast(Any, self.network).forward_features(x)
-
-
-@dataclass
+@dataclass(frozen=True)
 class Layout:
     """How a network lays out its feature map.
 
@@ -94,7 +56,11 @@ class Layout:
     grid: Size | None = None
 
     def to_map(self, x: Any) -> torch.Tensor:
-        """``x`` as (N, C, H, W)."""
+        """``x`` as (N, C, H, W).
+
+        Raises:
+            ExportError: it is no map, or its tokens lie on no known grid.
+        """
         if not isinstance(x, torch.Tensor) or x.ndim not in (3, 4):
             shape = tuple(x.shape) if isinstance(x, torch.Tensor) else type(x).__name__
             raise ExportError(
@@ -110,8 +76,16 @@ class Layout:
         return x[:, self.prefix :].transpose(1, 2).reshape(x.shape[0], x.shape[2], *self.grid)
 
 
-def find_layer(network: nn.Module, name: str) -> nn.Module:
-    layers: dict[str, nn.Module] = dict(network.named_modules())
-    if not name or name not in layers:
-        raise ExportError(f"conv_layer {name!r} is no layer of the network{suggest(name, layers)}")
-    return layers[name]
+class FeatureMap(nn.Module):
+    """Gives the feature map of a network alone, as (N, C, H, W)."""
+
+    def __init__(self, network: nn.Module, layer: str | None, layout: Layout) -> None:
+        """Of ``layer``, or without one of timm's ``forward_features``."""
+        super().__init__()
+        self.network = network if layer is None else Tap(network, layer)
+        self.layout = layout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.network, Tap):
+            return self.layout.to_map(self.network(x)[1])
+        return self.layout.to_map(cast(Any, self.network).forward_features(x))

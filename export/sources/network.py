@@ -5,7 +5,6 @@ from typing import Literal
 
 from torch import nn
 
-from simmap.engine.contract import Pooling
 from simmap.engine.types import Triple
 
 Kind = Literal["torchvision", "timm", "module"]
@@ -13,30 +12,27 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class TorchSource:
+class TorchNetwork:
     """A network in PyTorch that is ready for export.
 
     Attributes:
-        network: in eval mode, on the CPU, float32; takes (N, 3, H, W), already normalised. Gives
-            ``output``, or the pair ``(output, conv)`` where ``conv_output`` is set.
+        module: in eval mode, on the CPU, float32; takes (N, 3, H, W), already normalised, and gives
+            ``outputs``, a tuple where there are two.
         name: for example ``timm/tf_efficientnet_lite0``.
-        embedding: ``pooled``: a classifier, cut behind its pooling, so ``output`` is the pooled feature;
-            ``output``: the network's own output is the embedding.
-        conv_output: name of the ONNX output that carries the feature map, None where it must be found.
-        pooling: how ``output`` came from ``conv``; None for a factory's network.
-        p, eps: of pooling ``gem``.
+        outputs: names of what ``module`` gives: ``output`` (N, D), and the feature map ``conv`` (N, C, H, W)
+            where it was named; ``conv`` alone where a pooling is put on it whatever follows.
+        is_classifier: the embedding is its pooled feature, and class scores may follow.
+        grid: height and width of the places of tokens (N, L, C); None where unknown.
         mean, std, size, crop_fraction, kernel: the preprocessing that the architecture was trained with
             (``kernel`` as its library calls it: ``bilinear``, ``bicubic``); None where unknown.
         notes: what a user should know of how the network came about, a sentence each.
     """
 
-    network: nn.Module
+    module: nn.Module
     name: str
-    embedding: Literal["pooled", "output"]
-    conv_output: str | None = None
-    pooling: Pooling | None = None
-    p: float | None = None
-    eps: float | None = None
+    outputs: tuple[str, ...] = ("output",)
+    is_classifier: bool = False
+    grid: Size | None = None
     mean: Triple | None = None
     std: Triple | None = None
     size: Size | None = None

@@ -1,28 +1,28 @@
-"""Build networks of torchvision, of timm and of a user's own factory."""
+"""Build networks of torchvision, of timm and of a user's own factory.
 
-import contextlib
-import importlib
-import sys
-from collections.abc import Mapping, Sequence
+All stay as they are: the feature map and its pooling are found in the exported graph. A feature map that is
+named, or that gets another pooling than its network's, comes out beside the network's output or in its place.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import timm
-import torch
 import torchvision
 from torch import nn
 
-from simmap.engine.contract import Pooling
+from simmap.engine.decompose import POOLINGS
 from simmap.engine.errors import ExportError
 
-from .checkpoints import check_finite, load_checkpoint
-from .finder import find_pooled_layer
-from .layers import Layout, Pool, Pooled, Tap, TimmFeatures, find_layer
+from .checkpoints import load_checkpoint
+from .factory import call_factory
+from .layers import FeatureMap, Layout, Tap
 from .messages import first_line, quiet, suggest
-from .network import Kind, Size, TorchSource
-from .running import Nearest, example_batch
+from .network import Kind, Size, TorchNetwork
 
-_MAP_POOLINGS = ("avg", "max", "gem", "avgmax", "catavgmax")
+# Modules of torchvision's classifiers that only class scores need.
+_TORCHVISION_HEADS = ("fc", "classifier", "head", "heads", "aux1", "aux2", "AuxLogits")
 
 
 def build(
@@ -33,36 +33,34 @@ def build(
     conv_layer: str | None = None,
     pool: str | None = None,
     size: Size | None = None,
-) -> TorchSource:
+) -> TorchNetwork:
     """Build the network ``name`` and load ``weights`` into it.
 
     Args:
-        kind: ``torchvision``, ``timm``, or ``module`` for a name ``package.module:factory``.
+        kind: ``torchvision``, ``timm``, or ``module`` for a name ``package.module:factory``, whose code runs.
         weights: a checkpoint; without one torchvision and timm networks keep random weights.
         conv_layer: the module whose output (N, C, H, W) is the feature map, instead of the one found.
             An operation that changes this output in place is part of it.
-        pool: pools the feature map of a torchvision or timm network instead of its own pooling. It
-            does not touch a factory's network, whose pooling is found in the exported graph.
+        pool: will be put on the feature map instead of what follows it.
         size: (height, width) of the input, for networks whose weights depend on it.
 
     Raises:
-        ExportError: unknown name or layer, a network without a feature map whose pooling is the
-            embedding, or a checkpoint that cannot be read or does not fit.
+        ExportError: unknown name, layer or pooling, or a checkpoint that cannot be read or does not fit.
     """
-    if pool is not None and pool not in _MAP_POOLINGS:
-        raise ExportError(f"pool is {pool!r}, must be one of {', '.join(_MAP_POOLINGS)}")
+    if pool is not None and pool not in POOLINGS:
+        raise ExportError(f"pool is {pool!r}, must be one of {', '.join(POOLINGS)}")
     if kind == "torchvision":
-        return _build_torchvision(name, weights, conv_layer, pool, size)
+        return _build_torchvision(name, weights, conv_layer, size)
     if kind == "timm":
-        return _build_timm(name, weights, conv_layer, pool, size)
+        return _build_timm(name, weights, conv_layer, pool is not None, size)
     if kind == "module":
-        return _build_module(name, weights, conv_layer)
+        return _build_module(name, weights, conv_layer, pool is not None)
     raise ExportError(f"source kind is {kind!r}, must be one of {', '.join(get_args(Kind))}")
 
 
 def _build_torchvision(
-    name: str, weights: Path | None, conv_layer: str | None, pool: str | None, size: Size | None
-) -> TorchSource:
+    name: str, weights: Path | None, conv_layer: str | None, size: Size | None
+) -> TorchNetwork:
     known = torchvision.models.list_models(module=torchvision.models)  # classifiers only
     if name.lower() not in known:
         raise ExportError(f"torchvision has no classifier {name!r}{suggest(name, known)}")
@@ -75,142 +73,21 @@ def _build_torchvision(
         options["input_size"] = size or defaults["size"]
     with quiet():
         network = torchvision.models.get_model(name, weights=None, **options).eval()
-    example = torch.from_numpy(example_batch(1, size or defaults["size"] or (224, 224)))
     models = torchvision.models
-    if conv_layer is not None:
-        layer, kind = conv_layer, "avg"
-    elif isinstance(network, models.VGG | models.AlexNet | models.SqueezeNet):
+    if conv_layer is None and isinstance(network, models.VGG | models.AlexNet | models.SqueezeNet):
         # Dense layers sit on the map, or the pooling comes after the classifier: the embedding that is
         # wanted is the pooled output of the last block (section 4 of the paper, for VGG).
-        layer, kind = "features", "avg"
-    else:
-        layer, kind = find_pooled_layer(network, example, title)
-    pooled = Pooled(Tap(network, layer), Pool(pool or kind), Layout(title))
-    notes = (
-        *load_checkpoint(network, weights, title, pooled, example),
-        f"feature map: the output of {layer!r}",
-    )
-    return _pooled_source(pooled, title, notes, defaults)
-
-
-def _build_timm(
-    name: str, weights: Path | None, conv_layer: str | None, pool: str | None, size: Size | None
-) -> TorchSource:
-    if not timm.is_model(name.split(".")[0]):  # refuses hub names as well: nothing is downloaded
-        raise ExportError(f"timm has no model {name!r}{suggest(name, timm.list_models())}")
-    title = f"timm/{name}"
-    try:
-        with quiet():
-            network: Any = timm.create_model(name, pretrained=False, exportable=True).eval()
-    except Exception as error:
-        raise ExportError(f"{title}: cannot be built ({first_line(error)})") from error
-    config = network.pretrained_cfg
-    native = tuple(int(n) for n in config["input_size"][1:])
-    example = torch.from_numpy(example_batch(1, cast(Size, native)))
-    kind = pool or _timm_pooling(network, title)
-    layout = _timm_layout(network, title)
-    if conv_layer is not None:
-        find_layer(network, conv_layer)
-    features = TimmFeatures(network) if conv_layer is None else Tap(network, conv_layer)
-    pooled = Pooled(features, Pool(kind), layout)
-    notes = load_checkpoint(network, weights, title, pooled, example)
-    if size is not None and size != native and hasattr(network, "set_input_size"):
-        # After loading: the network resamples the position embeddings that it was trained with.
-        try:
-            with quiet():
-                network.set_input_size(img_size=size)
-        except Exception as error:
-            raise ExportError(f"{title}: cannot take {size[0]}x{size[1]} ({first_line(error)})") from error
-        network.eval()
-        example = torch.from_numpy(example_batch(1, size))
-        layout.grid = _timm_layout(network, title).grid
-    # timm's VGG has convolutions as large as the map between it and the pooling: cut before these.
-    if pool is None and conv_layer is None and type(network).__name__ != "VGG":
-        _check_pooled(network, pooled, example, title)
-    interpolation = config.get("interpolation")
-    defaults = {
-        "mean": tuple(float(v) for v in config["mean"]),
-        "std": tuple(float(v) for v in config["std"]),
-        "size": native,
-        "crop_fraction": float(config["crop_pct"]) if config.get("crop_pct") else None,
-        "kernel": str(interpolation) if interpolation else None,
-    }
-    return _pooled_source(pooled, title, notes, defaults)
-
-
-def _build_module(name: str, weights: Path | None, conv_layer: str | None) -> TorchSource:
-    module_name, _, factory_name = name.partition(":")
-    if not module_name or not factory_name:
-        raise ExportError(f"module is {name!r}, must be package.module:factory")
-    folder = str(Path.cwd())
-    added = folder not in sys.path
-    if added:
-        sys.path.insert(0, folder)
-    try:
-        try:
-            target: Any = importlib.import_module(module_name)
-        except Exception as error:  # a module can raise anything when it is imported
-            raise ExportError(
-                f"module {module_name!r} cannot be imported ({type(error).__name__}: {first_line(error)})"
-            ) from error
-        for part in factory_name.split("."):
-            if not hasattr(target, part):
-                raise ExportError(
-                    f"module {module_name!r} has no {factory_name!r}{suggest(part, dir(target))}"
-                )
-            target = getattr(target, part)
-        if not callable(target):
-            raise ExportError(f"{name} is {type(target).__name__}, not a function that builds a network")
-        try:
-            network = target()
-        except Exception as error:
-            raise ExportError(f"{name} failed ({type(error).__name__}: {first_line(error)})") from error
-    finally:
-        if added:
-            with contextlib.suppress(ValueError):
-                sys.path.remove(folder)
-    if not isinstance(network, nn.Module):
-        raise ExportError(f"{name} gave {type(network).__name__}, not a torch.nn.Module")
-    network = network.cpu().float().eval()
-    notes = load_checkpoint(network, weights, name) if weights is not None else ()
-    check_finite(network.state_dict(), name)
-    if conv_layer is not None:
-        network = Tap(network, conv_layer).eval()
-    network.requires_grad_(False)
-    return TorchSource(
-        network,
-        f"module/{name}",
-        "output",
-        conv_output="conv" if conv_layer is not None else None,
-        notes=notes,
-    )
-
-
-def _pooled_source(
-    pooled: Pooled, title: str, notes: Sequence[str], defaults: Mapping[str, Any]
-) -> TorchSource:
-    """The source of a classifier that is cut at its pooling."""
-    kind = pooled.pool.kind
-    gem = kind == "gem"
-    return TorchSource(
-        pooled.eval().requires_grad_(False),
-        title,
-        "pooled",
-        conv_output="conv",
-        pooling=cast(Pooling, kind),
-        p=pooled.pool.p if gem else None,
-        eps=pooled.pool.eps if gem else None,
-        notes=tuple(notes),
-        **defaults,
-    )
+        conv_layer = "features"
+    module = network if conv_layer is None else FeatureMap(network, conv_layer, Layout(title))
+    notes = load_checkpoint(network, weights, title, _TORCHVISION_HEADS)
+    return _classifier(module, title, None, notes, defaults)
 
 
 def _torchvision_defaults(name: str) -> dict[str, Any]:
     """Preprocessing of the architecture's own weights; every value None where torchvision has none."""
-    empty = dict.fromkeys(("mean", "std", "size", "crop_fraction", "kernel"))
     weights = list(torchvision.models.get_model_weights(name))
     if not weights:
-        return empty
+        return dict.fromkeys(("mean", "std", "size", "crop_fraction", "kernel"))
     default = getattr(torchvision.models.get_model_weights(name), "DEFAULT", weights[0])
     preset = default.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
@@ -223,31 +100,48 @@ def _torchvision_defaults(name: str) -> dict[str, Any]:
     }
 
 
-def _timm_pooling(network: nn.Module, title: str) -> str:
-    """The network's own pooling, as this project names it."""
-    head = getattr(network, "head", None)
-    found: Any = None
-    for owner in (network, head, getattr(network, "head_dist", None)):
-        for attribute in ("global_pool", "pool_type"):
-            if found is None:
-                found = getattr(owner, attribute, None)
-    kind = found if isinstance(found, str) else getattr(found, "pool_type", type(found).__name__)
-    kind = kind.lower().removeprefix("fast") or ("avg" if kind else "")
-    kinds = {type(part).__name__.lower() for part in (found, head)}
-    if (
-        any("attention" in name for name in kinds) or getattr(network, "attn_pool", None) is not None
-    ):  # by the content of the image: its pool_type does not say so
-        kind = "attention"
-    if kind in ("avg", "max", "avgmax", "catavgmax"):
-        return str(kind)
-    if kind in ("token", "tok"):
+def _build_timm(
+    name: str, weights: Path | None, conv_layer: str | None, is_pooled_anew: bool, size: Size | None
+) -> TorchNetwork:
+    if not timm.is_model(name.split(".")[0]):  # refuses hub names as well: nothing is downloaded
+        raise ExportError(f"timm has no model {name!r}{suggest(name, timm.list_models())}")
+    title = f"timm/{name}"
+    try:
+        with quiet():
+            network: Any = timm.create_model(name, pretrained=False, exportable=True).eval()
+    except Exception as error:
+        raise ExportError(f"{title}: cannot be built ({first_line(error)})") from error
+    if conv_layer is None and not is_pooled_anew and getattr(network, "global_pool", "") in ("token", "tok"):
+        # The analysis would say so too, a minute later.
         raise ExportError(
-            f"{title}: its embedding is a class token, so it has no feature map whose pooling is the "
-            "embedding; --pool avg takes the mean of the patch tokens instead"
+            f"{title}: its embedding is one token (a class token), not a sum over places; --pool avg "
+            "takes the mean of the patch tokens instead"
         )
-    raise ExportError(
-        f"{title}: its pooling ({kind or 'none'}) is no sum over places; name another one with --pool"
-    )
+    config = network.pretrained_cfg
+    native = tuple(int(n) for n in config["input_size"][1:])
+    heads = config.get("classifier") or ()
+    notes = load_checkpoint(network, weights, title, (heads,) if isinstance(heads, str) else tuple(heads))
+    if size is not None and size != native and hasattr(network, "set_input_size"):
+        # After loading: the network resamples the position embeddings that it was trained with.
+        try:
+            with quiet():
+                network.set_input_size(img_size=size)
+        except Exception as error:
+            raise ExportError(f"{title}: cannot take {size[0]}x{size[1]} ({first_line(error)})") from error
+        network.eval()
+    layout = _timm_layout(network, title)
+    # timm's VGG has convolutions as large as the map between it and the pooling: cut before these.
+    is_cut = conv_layer is not None or is_pooled_anew or type(network).__name__ == "VGG"
+    interpolation = config.get("interpolation")
+    defaults = {
+        "mean": tuple(float(v) for v in config["mean"]),
+        "std": tuple(float(v) for v in config["std"]),
+        "size": native,
+        "crop_fraction": float(config["crop_pct"]) if config.get("crop_pct") else None,
+        "kernel": str(interpolation) if interpolation else None,
+    }
+    module = FeatureMap(network, conv_layer, layout) if is_cut else network
+    return _classifier(module, title, layout.grid, notes, defaults)
 
 
 def _timm_layout(network: nn.Module, title: str) -> Layout:
@@ -263,20 +157,30 @@ def _timm_layout(network: nn.Module, title: str) -> Layout:
     )
 
 
-def _check_pooled(network: nn.Module, pooled: Pooled, example: torch.Tensor, title: str) -> None:
-    """Raise ExportError unless the network itself computes the pooled feature that ``pooled`` gives."""
-    try:
-        with torch.no_grad():
-            feature = pooled(example)[0]
-            recorder = Nearest(feature[:, :, None, None])
-            with recorder:
-                network(example)
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(f"{title}: its forward pass fails ({first_line(error)})") from error
-    if not recorder.distance <= 1e-4 * float(feature.abs().max()) + 1e-30:
-        raise ExportError(
-            f"{title}: does not pool the output of its forward_features by {pooled.pool.kind!r} to its "
-            f"feature; --pool {pooled.pool.kind} pools it all the same, --conv-layer names another layer"
+def _classifier(
+    module: nn.Module, title: str, grid: Size | None, notes: tuple[str, ...], defaults: Mapping[str, Any]
+) -> TorchNetwork:
+    return TorchNetwork(
+        module.eval().requires_grad_(False),
+        title,
+        ("conv",) if isinstance(module, FeatureMap) else ("output",),
+        is_classifier=True,
+        grid=grid,
+        notes=notes,
+        **defaults,
+    )
+
+
+def _build_module(
+    name: str, weights: Path | None, conv_layer: str | None, is_pooled_anew: bool
+) -> TorchNetwork:
+    network = call_factory(name)
+    notes = load_checkpoint(network, weights, name) if weights is not None else ()
+    if conv_layer is None:
+        return TorchNetwork(network, f"module/{name}", notes=notes)
+    title = f"module/{name}"
+    if is_pooled_anew:
+        return TorchNetwork(
+            FeatureMap(network, conv_layer, Layout(title)).eval(), title, ("conv",), notes=notes
         )
+    return TorchNetwork(Tap(network, conv_layer).eval(), title, ("output", "conv"), notes=notes)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from simmap.engine.contract import InputSpec
 from simmap.engine.types import Array
@@ -30,7 +29,7 @@ def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
     # A pool with a window of fixed size means something else at another size: there, conv alone counts.
     elsewhere = _Outputs(graph, [exposure.conv])
 
-    def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+    def run(batch: Array, ours: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
         is_usual = batch.shape[2:] == graph.size
         values = (usual if is_usual else elsewhere).run(batch)
         result = {}
@@ -40,12 +39,12 @@ def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
             value = np.asarray(values[tensor], dtype=np.float32)
             if name == "conv":
                 value = channels_first(value, exposure)
-                if value.ndim == 3 and value.size == found["conv"].size:
-                    value = value.reshape(found["conv"].shape)
+                if value.ndim == 3 and value.size == ours["conv"].size:
+                    value = value.reshape(ours["conv"].shape)
             else:
                 value = value.reshape(len(batch), -1)
                 value = value / np.float32(exposure.pooled_scale if name == "pooled" else 1)
-            result[name] = (found[name], value)
+            result[name] = (ours[name], value)
         return result
 
     return run
@@ -56,7 +55,7 @@ class _Outputs:
 
     def __init__(self, graph: Graph, tensors: Iterable[str]) -> None:
         self.graph, self.tensors = graph, sorted(set(tensors))
-        self._session: onnxruntime.InferenceSession | None = None
+        self._session: Any | None = None
 
     def run(self, batch: Array) -> dict[str, Array]:
         """The tensors for a normalised (N, 3, height, width) batch."""
@@ -67,7 +66,7 @@ class _Outputs:
         rows = [session.run(self.tensors, {graph.input.name: image[None].astype(dtype)}) for image in feed]
         return {t: np.concatenate([r[i] for r in rows]) for i, t in enumerate(self.tensors)}
 
-    def _open(self) -> onnxruntime.InferenceSession:
+    def _open(self) -> Any:
         probe = onnx.ModelProto()
         probe.CopyFrom(self.graph.model)
         nodes, needed = self.graph.upstream(self.tensors)
@@ -98,7 +97,3 @@ def normalise(batch: npt.NDArray[np.uint8], spec: InputSpec) -> Array:
 def as_channels_first(batch: npt.NDArray[Any]) -> Array:
     """(N, height, width, 3) to (N, 3, height, width) float32."""
     return np.ascontiguousarray(batch.transpose(0, 3, 1, 2), dtype=np.float32)
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,18 +1,19 @@
 """A network of any kind as an ONNX graph that knows its own values."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from simmap.engine.contract import Pooling
+from simmap.engine import decompose
+from simmap.engine.errors import ExportError
 from simmap.engine.types import Array
 
 from ..recipe import Recipe
-from ..surgery.analysis import Exposure
+from ..surgery.analysis import Exposure, analyse
 from ..surgery.graph import Graph, load_onnx
 from .network import Kind
 from .reference import Reference, onnx_reference
@@ -20,21 +21,47 @@ from .reference import Reference, onnx_reference
 
 @dataclass(frozen=True)
 class Source:
-    """A network as an ONNX graph, what is known of it, and how to ask it for its own values."""
+    """A network as an ONNX graph, what is known of it, and how to ask it for its own values.
+
+    Attributes:
+        graph: the network.
+        reference: compares an artifact's outputs with the network's own values.
+        conv_layer, pool, p, embedding: what ``surgery.analysis`` is to look for.
+        preprocessing: fields of ``InputSpec`` that the network was trained with; None where unknown.
+        facts: for the contract's ``source``.
+        libraries: distributions whose versions matter.
+        notes: what a user should know of how the network came about, a sentence each.
+    """
 
     graph: Graph
     reference: Callable[[Exposure], Reference]
-    embedding: str
     conv_layer: str | None
-    pool: Pooling | None
+    pool: decompose.Pooling | None
     p: float | None
-    spec: dict[str, Any]
+    embedding: str
+    preprocessing: dict[str, Any]
     facts: dict[str, str]
-    libraries: tuple[str, ...]
-    notes: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def exposure(self) -> Exposure:
+        """Where the feature map lies, its pooling, and the way to the embedding.
+
+        Raises:
+            ExportError: the embedding is no sum over places.
+        """
+        return analyse(
+            self.graph, conv_layer=self.conv_layer, pool=self.pool, p=self.p, embedding=self.embedding
+        )
 
 
 def open_source(recipe: Recipe) -> Source:
+    """The network that a recipe names; ``module`` runs its code.
+
+    Raises:
+        ExportError: it cannot be built, read or exported to ONNX.
+        ConfigError: its weights are unavailable.
+    """
     return _open_onnx(recipe) if recipe.kind == "onnx" else _open_torch(recipe)
 
 
@@ -46,14 +73,12 @@ def _open_onnx(recipe: Recipe) -> Source:
     return Source(
         graph,
         lambda exposure: onnx_reference(graph, exposure),
-        recipe.embedding or "output",
         recipe.conv_layer,
         recipe.pool,
         recipe.p,
+        recipe.embedding or "output",
         {"size": graph.size},
         {"kind": "onnx", "name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()},
-        (),
-        (),
     )
 
 
@@ -65,41 +90,50 @@ def _open_torch(recipe: Recipe) -> Source:
     network = networks.build(
         kind, recipe.name, weights=weights, conv_layer=recipe.conv_layer, pool=recipe.pool, size=recipe.size
     )
-    if recipe.pool == "gem":
-        network = replace(network, p=recipe.p or 3.0)
     size = recipe.size or network.size or (224, 224)
     graph = Graph(tracing.to_onnx(network, size, dynamic=recipe.dynamic), name=network.name, size=size)
-    cut = network.embedding == "pooled"
 
     def reference(exposure: Exposure) -> Reference:
-        by_graph = onnx_reference(graph, exposure)
+        if exposure.layout == "NLC" and network.is_classifier and exposure.shape[1:] != network.grid:
+            # Some networks (Hiera) keep their tokens in another order than that of the grid.
+            raise ExportError(
+                f"{network.name}: its {exposure.shape[1] * exposure.shape[2]} tokens lie on no known grid of "
+                "places; name a --conv-layer"
+            )
 
-        def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
-            values = by_graph(batch, found)
-            values["conv"] = (found["conv"], running.nearest_intermediate(network, batch, found["conv"]))
-            if cut:
-                values["pooled"] = (found["pooled"], running.run(network, batch))
-            elif exposure.embedding is not None:
+        def compare(batch: Array, ours: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+            wanted = {"conv": ours["conv"]}
+            if exposure.pooled is not None:
+                wanted["pooled"] = ours["pooled"] * np.float32(exposure.pooled_scale)
+            if "embedding" in ours:
+                wanted["embedding"] = ours["embedding"]
+            theirs, outputs = running.nearest_intermediates(network, batch, wanted)
+            pairs = {name: (value, theirs[name]) for name, value in wanted.items()}
+            if exposure.pooled is None and "pooled" in ours:  # a pooling that the network does not have
+                eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
+                pooled = decompose.pool(theirs["conv"], exposure.pooling, p=exposure.p, eps=eps)
+                pairs["pooled"] = (ours["pooled"], pooled)
+            if exposure.embedding in graph.outputs or exposure.is_normed:
+                value = ours["embedding"] if "embedding" in ours else wanted["pooled"]
                 # With a final L2 norm, what the network gives is the direction alone.
-                ours = found["embedding" if "embedding" in found else "pooled"] * exposure.pooled_scale
-                theirs = running.run(network, batch)
-                if exposure.embedding not in graph.outputs and exposure.is_normed:
-                    ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
-                values["output"] = (ours, theirs)
-            return values
+                is_direction = exposure.embedding not in graph.outputs
+                length = np.linalg.norm(value, axis=1, keepdims=True) if is_direction else 1
+                pairs["output"] = (value / length, outputs["output"])
+            return pairs
 
-        return run
+        return compare
 
     facts = {"kind": recipe.kind, "name": recipe.name}
     if weights is not None:
         facts |= {"weights": weights.name, "sha256": sha256(weights.read_bytes()).hexdigest()}
+    is_alone = network.outputs == ("conv",)
     return Source(
         graph,
         reference,
-        recipe.embedding or "output",
-        network.conv_output,
-        network.pooling if cut else recipe.pool,
-        network.p,
+        "conv" if "conv" in network.outputs else None,
+        recipe.pool or ("avg" if is_alone else None),
+        recipe.p,
+        recipe.embedding or ("pooled" if network.is_classifier else "output"),
         {"mean": network.mean, "std": network.std, "size": size, "crop_fraction": network.crop_fraction},
         facts,
         ("torch", *((recipe.kind,) if recipe.kind != "module" else ())),

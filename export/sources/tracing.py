@@ -6,16 +6,15 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
-import onnxruntime
 import onnxsim
 import torch
-from torch import nn
 
 from simmap.engine.errors import ExportError
+from simmap.engine.runtime.ort import cpu_session
 from simmap.engine.types import Array
 
 from .messages import first_line, quiet
-from .network import Size, TorchSource
+from .network import Size, TorchNetwork
 from .running import example_batch, forward
 
 EXPORTER_KEY = "simmap.exporter"
@@ -23,14 +22,13 @@ EXPORTER_KEY = "simmap.exporter"
 _OPSET = 18  # the lowest that the dynamo exporter writes without converting versions
 
 
-def to_onnx(source: TorchSource, size: Size, *, dynamic: bool) -> onnx.ModelProto:
+def to_onnx(network: TorchNetwork, size: Size, *, dynamic: bool) -> onnx.ModelProto:
     """Export the network to ONNX with all weights inside.
 
     The graph takes ``input`` (N, 3, height, width) float32, already normalised, N free, and gives
-    ``output`` and, where ``source.conv_output`` is set, the feature map under that name. It is compared
-    with PyTorch at batch 1 and 3 before it is returned. The dynamo exporter goes first; where it fails
-    or is wrong, the TorchScript exporter follows (``EXPORTER_KEY`` in the metadata says which). With
-    ``dynamic`` it is the other way round, and a second size is compared too.
+    ``network.outputs``. It is compared with PyTorch at batch 1 and 3 before it is returned. The dynamo
+    exporter goes first; where it fails or is wrong, the TorchScript exporter follows (``EXPORTER_KEY`` in
+    the metadata says which). With ``dynamic`` it is the other way round, and a second size is compared too.
 
     Args:
         size: (height, width) of the input; with ``dynamic`` only that of the example.
@@ -43,14 +41,13 @@ def to_onnx(source: TorchSource, size: Size, *, dynamic: bool) -> onnx.ModelProt
     if dynamic:  # a tracer can write the size of its example into the graph
         batches.append(example_batch(2, (size[0] + 32, size[1] + 64)))
     # Fails here, with its own message, when the network itself does not run at these sizes.
-    cases = [(batch, [tensor.numpy() for tensor in forward(source, batch)]) for batch in batches]
-    names = ["output", *([source.conv_output] if source.conv_output else [])]
+    cases = [(batch, list(forward(network, batch).values())) for batch in batches]
     failures = []
     # With free sizes dynamo reasons on symbols, for minutes where padding depends on the size (213 s
     # against 0.5 s for tf_efficientnet_lite0); the check at a second size makes the older one safe.
     for exporter in ("torchscript", "dynamo") if dynamic else ("dynamo", "torchscript"):
         try:
-            model = _export(source.network, names, size, dynamic=dynamic, dynamo=exporter == "dynamo")
+            model = _export(network, size, dynamic=dynamic, dynamo=exporter == "dynamo")
             _strip(model)
             _check(model, cases)
         except Exception as error:  # exporters raise anything
@@ -61,13 +58,11 @@ def to_onnx(source: TorchSource, size: Size, *, dynamic: bool) -> onnx.ModelProt
         return simplified
     free = " with other sizes free" if dynamic else ""
     raise ExportError(
-        f"{source.name}: cannot be exported to ONNX at {size[0]}x{size[1]}{free} ({'; '.join(failures)})"
+        f"{network.name}: cannot be exported to ONNX at {size[0]}x{size[1]}{free} ({'; '.join(failures)})"
     )
 
 
-def _export(
-    network: nn.Module, names: Sequence[str], size: Size, *, dynamic: bool, dynamo: bool
-) -> onnx.ModelProto:
+def _export(network: TorchNetwork, size: Size, *, dynamic: bool, dynamo: bool) -> onnx.ModelProto:
     # Two images: a batch of one would be specialised, and the graph would take only one.
     example = (torch.from_numpy(example_batch(2, size)),)
     shapes: dict[int, Any] = {0: torch.export.Dim("batch")}
@@ -76,10 +71,10 @@ def _export(
     with quiet(), torch.no_grad():
         if dynamo:
             program = torch.onnx.export(
-                network,
+                network.module,
                 example,
                 input_names=["input"],
-                output_names=list(names),
+                output_names=list(network.outputs),
                 dynamic_shapes=(shapes,),
                 opset_version=_OPSET,
                 dynamo=True,
@@ -91,12 +86,12 @@ def _export(
         axes = {0: "batch", **({2: "height", 3: "width"} if dynamic else {})}
         buffer = io.BytesIO()
         torch.onnx.export(
-            network,
+            network.module,
             example,
             cast(Any, buffer),
             input_names=["input"],
-            output_names=list(names),
-            dynamic_axes={"input": axes, **{name: {0: "batch"} for name in names}},
+            output_names=list(network.outputs),
+            dynamic_axes={"input": axes, **{name: {0: "batch"} for name in network.outputs}},
             opset_version=_OPSET,
             dynamo=False,
         )
@@ -109,7 +104,7 @@ Cases = Sequence[tuple[Array, Sequence[Array]]]
 
 def _check(model: onnx.ModelProto, cases: Cases) -> None:
     """Raise ValueError unless the graph gives what PyTorch gives, for whole batches and their first image."""
-    session = _session(model)
+    session = cpu_session(model.SerializeToString())
     for batch, expected in cases:
         for count in (len(batch), 1):
             for got, want in zip(session.run(None, {"input": batch[:count]}), expected, strict=True):
@@ -134,14 +129,6 @@ def _simplify(model: onnx.ModelProto, cases: Cases) -> onnx.ModelProto:
     except Exception:  # an optional step: the graph is right without it
         return model
     return cast(onnx.ModelProto, simplified)
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -28,6 +28,10 @@ class Affine:
         """D, the size of e."""
         return int(self.bias.size)
 
+    def applied(self, feature: Array) -> Array:
+        """``matrix f`` (D,), without the bias."""
+        return self.matrix * feature if self.matrix.ndim == 1 else self.matrix @ feature
+
     def then(self, matrix: Array, bias: Array) -> "Affine":
         """Follow this map by another one, diagonal (F,) or dense (D, F)."""
         scaled: Array

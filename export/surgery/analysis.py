@@ -58,6 +58,31 @@ class Exposure:
     is_normed: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the artifact computes ``embedding`` and ``parts`` itself."""
+        return self.tail is not None or self.pooling in ("weights", "flatten")
+
+    @property
+    def pooled_channels(self) -> int:
+        """C', the size of the pooled feature."""
+        return self.shape[0] * (2 if self.pooling == "catavgmax" else 1)
+
+    @property
+    def dimension(self) -> int:
+        """D, the size of the embedding."""
+        return self.pooled_channels if self.tail is None else self.tail.dimension
+
+    @property
+    def bias(self) -> Array | None:
+        """The part b (D,) of the embedding that no place owns, float64; None without a head or if zero."""
+        if not self.has_head:
+            return None
+        bias = np.zeros(self.shape[0]) if self.tail is None else self.tail.bias
+        if self.place_bias is not None:
+            bias = bias + (self.place_bias if self.tail is None else self.tail.applied(self.place_bias))
+        return bias if bias.any() else None
+
 
 def analyse(
     graph: Graph,
@@ -87,27 +112,27 @@ def analyse(
         return Exposure(conv, layout, shape, pool, *_gem(pool, p))
     target, notes, end = find_target(graph, embedding)
     wanted = origin(graph, named_tensor(graph, conv_layer)) if conv_layer else None
-    found, blockers = _find_pool(graph, target, wanted)
-    if found is None:
+    nearest, blockers = _find_pool(graph, target, wanted)
+    if nearest is None:
         raise ExportError(_no_pool(graph, target, wanted))
     if pool is not None:
-        layout, shape = layout_of(graph, found.conv, found.layout)
-        return Exposure(found.conv, layout, shape, pool, *_gem(pool, p), notes=tuple(notes))
+        layout, shape = layout_of(graph, nearest.conv, nearest.layout)
+        return Exposure(nearest.conv, layout, shape, pool, *_gem(pool, p), notes=tuple(notes))
     if embedding == "pooled":
-        target, blockers, end = found.output, [], None
+        target, blockers, end = nearest.output, [], None
     if blockers:
         node = blockers[-1]
         # What every path into the node crosses, not just one of its inputs.
         cut = next(t for t in graph.dominators(node.output[0]) if t not in node.output)
-        offers = [] if cut == found.output else [f"--embedding {cut!r}"]
-        is_flat = found.kind == "flatten"
-        offers += [f"--conv-layer {found.conv!r} --pool avg" if is_flat else "--embedding pooled"]
+        offers = [] if cut == nearest.output else [f"--embedding {cut!r}"]
+        is_flat = nearest.kind == "flatten"
+        offers += [f"--conv-layer {nearest.conv!r} --pool avg" if is_flat else "--embedding pooled"]
         raise ExportError(
             f"{graph.name}: node {graph.describe(node)} between the feature map and the embedding is not "
             "affine, so no place owns its part of the score; cut the embedding before it with "
             f"{' or '.join(offers)}"
         )
-    return _expose(graph, found, target, notes, is_normed=end == "norm")
+    return _expose(graph, nearest, target, notes, is_normed=end == "norm")
 
 
 def _gem(pool: Pooling, p: float | None) -> tuple[float | None, float | None]:
@@ -118,9 +143,9 @@ def _find_pool(graph: Graph, target: str, wanted: str | None) -> tuple[Pool | No
     """The pool nearest to ``target`` among its dominators, and the non-affine nodes on the way."""
     blockers: list[onnx.NodeProto] = []
     for tensor in graph.dominators(target):
-        found = match_pool(graph, tensor)
-        if found is not None and (wanted is None or origin(graph, found.conv) == wanted):
-            return found, blockers
+        match = match_pool(graph, tensor)
+        if match is not None and (wanted is None or origin(graph, match.conv) == wanted):
+            return match, blockers
         node = graph.producer.get(tensor)
         if node is None:
             break
@@ -146,9 +171,9 @@ def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
         before = graph.shape(node.input[0]) if node.input[0] in graph.values else ()
         if len(before) == 3 and np.prod(graph.shape(tensor)) == before[2]:
             return (
-                f"{graph.name}: the embedding is one token (a class token, by node {graph.describe(node)}), "
-                "not a sum over places; only networks that pool their feature map or patch tokens can be "
-                "decomposed"
+                f"{graph.name}: the embedding is one token (a class token, or the query of an attention "
+                f"pooling, by node {graph.describe(node)}), not a sum over places; a timm network's map or "
+                "patch tokens are pooled with --pool avg, another one's with --conv-layer NAME --pool avg"
             )
     return (
         f"{graph.name}: no pooling over places leads to {target!r}, so it has no feature map to decompose "
@@ -156,25 +181,25 @@ def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
     )
 
 
-def _expose(graph: Graph, found: Pool, target: str, notes: list[str], *, is_normed: bool) -> Exposure:
+def _expose(graph: Graph, pool: Pool, target: str, notes: list[str], *, is_normed: bool) -> Exposure:
     """Put the pool and the affine tail together."""
     p = eps = None
     place_weights = place_bias = None
-    conv, layout = found.conv, found.layout
-    if found.kind == "gem" and found.node is not None:
-        p = single_number(graph.constant(found.node.input[1]))
+    conv, layout = pool.conv, pool.layout
+    if pool.kind == "gem" and pool.node is not None:
+        p = single_number(graph.constant(pool.node.input[1]))
         conv, eps = _before_clip(graph, conv)
     layout, shape = layout_of(graph, conv, layout)
-    start = found.output
+    start = pool.output
     order: Callable[[Array], Array] | None = None
-    if found.kind == "weights" and found.node is not None:
-        place_weights = np.asarray(graph.constant(found.node.input[1]), dtype=np.float64)[:, 0]
+    if pool.kind == "weights" and pool.node is not None:
+        place_weights = np.asarray(graph.constant(pool.node.input[1]), dtype=np.float64)[:, 0]
         place_bias = (
-            np.asarray(graph.constant(found.node.input[2]), dtype=np.float64)
-            if len(found.node.input) > 2
+            np.asarray(graph.constant(pool.node.input[2]), dtype=np.float64)
+            if len(pool.node.input) > 2
             else np.zeros(shape[0])
         )
-    if found.kind == "flatten" and is_channels_last(graph, conv):
+    if pool.kind == "flatten" and is_channels_last(graph, conv):
         # The flat order is that of places, then channels.
         conv = str(graph.producer[conv].input[0])
         layout, shape = layout_of(graph, conv, "NCHW")
@@ -186,10 +211,10 @@ def _expose(graph: Graph, found: Pool, target: str, notes: list[str], *, is_norm
             return np.ascontiguousarray(cube.transpose(0, 3, 1, 2)).reshape(len(matrix), -1)
 
     size = (
-        int(np.prod(shape)) if found.kind == "flatten" else shape[0] * (2 if found.kind == "catavgmax" else 1)
+        int(np.prod(shape)) if pool.kind == "flatten" else shape[0] * (2 if pool.kind == "catavgmax" else 1)
     )
     tail = affine_tail(graph, start, target, size)
-    if found.kind == "flatten":
+    if pool.kind == "flatten":
         if tail is None or tail.matrix.ndim == 1:
             raise ExportError(
                 f"{graph.name}: the embedding is the flattened map {conv!r} itself; put a pooling on it with "
@@ -197,21 +222,21 @@ def _expose(graph: Graph, found: Pool, target: str, notes: list[str], *, is_norm
             )
         if order is not None:
             tail = replace(tail, matrix=order(tail.matrix))
-    elif tail is not None and found.scale != 1:
-        tail = Affine(tail.matrix * found.scale, tail.bias)
+    elif tail is not None and pool.scale != 1:
+        tail = Affine(tail.matrix * pool.scale, tail.bias)
         if tail.matrix.ndim == 1 and np.allclose(tail.matrix, 1, rtol=1e-6) and not tail.bias.any():
             # A sum over the places times 1 / (H W), say: the embedding is the pooled feature itself.
-            found, tail = replace(found, output=target, scale=1.0), None
+            pool, tail = replace(pool, output=target, scale=1.0), None
     if tail is not None:
-        before = f"--conv-layer {conv!r} --pool avg" if found.kind == "flatten" else "--embedding pooled"
+        before = f"--conv-layer {conv!r} --pool avg" if pool.kind == "flatten" else "--embedding pooled"
         notes = [
             *notes,
             f"an affine head leads from {size} to {tail.dimension} features and is kept; for a classifier's "
             f"scores that is seldom wanted: {before} takes the feature before it",
         ]
-    pooled = None if found.kind == "flatten" else found.output
+    pooled = None if pool.kind == "flatten" else pool.output
     return Exposure(
-        conv, layout, shape, found.kind, p, eps, place_weights, place_bias, tail, pooled, target, found.scale,
+        conv, layout, shape, pool.kind, p, eps, place_weights, place_bias, tail, pooled, target, pool.scale,
         is_normed, tuple(notes),
     )  # fmt: skip
 

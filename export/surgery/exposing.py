@@ -6,10 +6,10 @@ from onnx import TensorProto, helper
 
 from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
+from simmap.engine.runtime.ort import one_line
 
 from .analysis import Exposure
 from .graph import Graph
-from .heads import has_head
 from .nodes import OURS, RESERVED, SOURCE, Nodes
 
 NORMALISED, NETWORK_INPUT = f"{OURS}normalised", f"{OURS}network_input"
@@ -156,50 +156,49 @@ class _Builder(Nodes):
         if exposure.pooling == "flatten":
             self._add_flat_head(exposure)
             return
-        shared = self._add_pooled(exposure, needs_parts=has_head(exposure))
+        beta, shared = self._add_pooled(exposure)
         if shared is None:
             return
         # (N, C', H, W) -> (N, H, W, C') -> parts
         parts = self.add("Transpose", [shared], "shared_last", perm=[0, 2, 3, 1])
         tail = exposure.tail
         if tail is None:
+            linear = beta
             self.add("Identity", [parts], "parts")
-            self.add("Identity", ["pooled"], "embedding")
-            dimension = exposure.shape[0]
         else:
             dense = tail.matrix.ndim == 2
             matrix = self.floats(tail.matrix.T if dense else tail.matrix, "head")
             op = "MatMul" if dense else "Mul"
             self.add(op, [parts, matrix], "parts")
-            linear = self.add(op, ["pooled", matrix], "linear")
-            self.add("Add", [linear, self.floats(tail.bias, "bias")], "embedding")
-            dimension = tail.dimension
-        self._output("embedding", ["N", dimension])
-        self._output("parts", ["N", "H", "W", dimension])
+            linear = self.add(op, [beta, matrix], "linear")
+        # The whole constant in one: what the contract says of it stays true when the matrix is rounded.
+        bias = np.zeros(exposure.dimension) if exposure.bias is None else exposure.bias
+        self.add("Add", [linear, self.floats(bias, "bias")], "embedding")
+        self._output("embedding", ["N", exposure.dimension])
+        self._output("parts", ["N", "H", "W", exposure.dimension])
 
-    def _add_pooled(self, exposure: Exposure, *, needs_parts: bool) -> str | None:
-        """``pooled`` (N, C'), and alpha_hat (N, C', H, W) where an affine head needs it."""
-        channels = exposure.shape[0]
-        kind = exposure.pooling
-        if kind == "weights":
+    def _add_pooled(self, exposure: Exposure) -> tuple[str, str | None]:
+        """``pooled`` (N, C'); gives the part of it that places add, and that by place where a head needs it.
+
+        Returns:
+            Names of tensors (N, C') and (N, C', H, W).
+        """
+        if exposure.pooling == "weights":
             assert exposure.place_weights is not None
             assert exposure.place_bias is not None
             places = exposure.shape[1] * exposure.shape[2]
-            weighted = self.add(
-                "Mul", ["conv", self.floats(exposure.place_weights[None], "place_weights")], "shared"
-            )
+            weights = self.floats(exposure.place_weights[None], "place_weights")
+            weighted = self.add("Mul", ["conv", weights], "shared")
             mean = self.add("GlobalAveragePool", [weighted], "weighted_mean")
             total = self.add("Mul", [mean, self.floats(float(places), "places")], "weighted_sum")
-            flat = self.add("Flatten", [total], "weighted_flat", axis=1)
-            self.add("Add", [flat, self.floats(exposure.place_bias, "place_bias")], "pooled")
-            self._output("pooled", ["N", channels])
-            return weighted
-        maps, shared = self.add_pools("conv", exposure, needs_parts=needs_parts)
-        if kind == "catavgmax":
-            channels *= 2
-        self.add("Flatten", [maps], "pooled", axis=1)
-        self._output("pooled", ["N", channels])
-        return shared
+            beta = self.add("Flatten", [total], "weighted_flat", axis=1)
+            self.add("Add", [beta, self.floats(exposure.place_bias, "place_bias")], "pooled")
+            shared: str | None = weighted
+        else:
+            maps, shared = self.add_pools("conv", exposure, needs_parts=exposure.has_head)
+            beta = self.add("Flatten", [maps], "pooled", axis=1)
+        self._output("pooled", ["N", exposure.pooled_channels])
+        return beta, shared
 
     def _add_flat_head(self, exposure: Exposure) -> None:
         """parts[n, x] = W_x alpha[n, x], one matrix a place; the embedding is their sum."""
@@ -249,8 +248,9 @@ class _Builder(Nodes):
         try:
             onnx.checker.check_model(model)
         except Exception as error:
-            told = " ".join(str(error).split())[:200]
-            raise ExportError(f"{self.source.name}: the exposed graph is not valid ({told})") from error
+            raise ExportError(
+                f"{self.source.name}: the exposed graph is not valid ({one_line(error)})"
+            ) from error
         return model
 
 

@@ -1,5 +1,6 @@
 """An ONNX graph with the look-ups that surgery needs."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import numpy_helper
+from onnxruntime.transformers.onnx_model import OnnxModel
 
-from simmap.engine.errors import ExportError
+from simmap.engine.errors import ExportError, printable
+from simmap.engine.runtime.ort import cpu_session, one_line
 
 RESHAPES = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose"}
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
@@ -25,14 +27,16 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     Raises:
         ExportError: missing, not ONNX, or not a valid graph.
     """
-    if not path.is_file():
-        raise ExportError(f"{path}: no such model file")
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        raise ExportError(f"{printable(str(path))}: no such model file")
     try:
         model = onnx.load(str(path))
         if not model.graph.node:
             raise ValueError("it has no nodes")
+        # Some converters append nodes at the end that are read before; ONNX Runtime does not mind.
+        OnnxModel.graph_topological_sort(model.graph)
     except Exception as error:
-        raise ExportError(f"{path}: is not an ONNX model ({_one_line(error)})") from error
+        raise ExportError(f"{path}: is not an ONNX model ({one_line(error)})") from error
     return model
 
 
@@ -53,8 +57,8 @@ class Graph:
         inputs = [i for i in graph.input if i.name not in self.initializers]
         images = [i for i in inputs if len(i.type.tensor_type.shape.dim) == 4]
         if len(inputs) != 1 or len(images) != 1:
-            told = ", ".join(i.name for i in inputs) or "none"
-            raise ExportError(f"{name}: must have one image input of four axes, has the inputs: {told}")
+            names = ", ".join(i.name for i in inputs) or "none"
+            raise ExportError(f"{name}: must have one image input of four axes, has the inputs: {names}")
         self.input = images[0]
         self.input_type = self.input.type.tensor_type.elem_type
         self.channels_last, self.size = self._read_input(size)
@@ -113,7 +117,7 @@ class Graph:
                 noise = (noise * 64 + 128).clip(0, 255)
             values = session.run(names, {self.input.name: noise.astype(dtype)})
         except Exception as error:
-            raise ExportError(f"{self.name}: the graph does not run ({_one_line(error)})") from error
+            raise ExportError(f"{self.name}: the graph does not run ({one_line(error)})") from error
         kept = {}
         for name, value in zip(names, values, strict=True):
             array = np.asarray(value)
@@ -178,14 +182,9 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def plain_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+def plain_session(model: onnx.ModelProto) -> Any:
     """ONNX Runtime on the CPU without optimisations: the reference, as the file is written."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return cpu_session(model.SerializeToString(), optimise=False)
 
 
 def raise_opset(model: onnx.ModelProto, least: int, purpose: str) -> onnx.ModelProto:
@@ -202,9 +201,8 @@ def raise_opset(model: onnx.ModelProto, least: int, purpose: str) -> onnx.ModelP
     try:
         return onnx.version_converter.convert_version(copy, least)
     except Exception as error:
-        told = " ".join(str(error).split())[:200]
         raise ExportError(
-            f"{purpose} needs opset {least}, and the graph cannot be converted ({told})"
+            f"{purpose} needs opset {least}, and the graph cannot be converted ({one_line(error)})"
         ) from error
 
 
@@ -233,8 +231,3 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
             value = onnx.helper.get_attribute_value(attribute)
             return list(value) if isinstance(value, Iterable) and not isinstance(value, bytes) else value
     return default
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:197] + "..."

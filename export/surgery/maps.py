@@ -5,7 +5,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from .analysis import Exposure
-from .heads import has_head
 from .nodes import Nodes
 
 PLACES = "places"
@@ -22,7 +21,7 @@ def map_graph(exposure: Exposure, *, dynamic: bool) -> onnx.ModelProto:
     builder = Nodes(exposure.shape, dynamic=dynamic)
     shape: list[str | int] = ["N", exposure.shape[0], "H", "W"]
     places, axis = PLACES, 1
-    if has_head(exposure):
+    if exposure.has_head:
         shape, axis = ["N", "H", "W", "D"], 3
     else:
         shared = builder.add_pools(PLACES, exposure, needs_parts=True)[1]

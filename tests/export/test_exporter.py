@@ -18,13 +18,13 @@ from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ConfigError, ExportError, OutputError
 from simmap.engine.runtime.session import open_session
 from simmap.export import gate
+from simmap.export.draft import Draft
 from simmap.export.exporter import Report, export
 from simmap.export.recipe import load_recipe
 from simmap.export.sources.reference import onnx_reference
 from simmap.export.surgery.analysis import analyse
 from simmap.export.surgery.exposing import expose
 from simmap.export.surgery.graph import Graph
-from simmap.export.surgery.heads import constant_part
 from simmap.export.surgery.maps import map_graph
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
@@ -62,9 +62,8 @@ def checks_of(network: networks.Network, change: Any) -> list[gate.Check]:
     exposure = analyse(graph)
     model = expose(graph, exposure, SPEC)
     change(model)
-    reference = onnx_reference(graph, exposure)
-    bias = constant_part(exposure)
-    return gate.check(model, exposure, SPEC, reference, precision="fp32", bias=bias, sizes=[(16, 16)])
+    draft = Draft(model, map_graph(exposure, dynamic=False), exposure, SPEC, "fp32")
+    return gate.check(draft, onnx_reference(graph, exposure))
 
 
 def scale(name: str, factor: float) -> Any:
@@ -148,9 +147,7 @@ def test_gate_refuses_maps_of_another_pooling() -> None:
         for pooling, passes in ((name, True), (other, False)):
             maps = map_graph(replace(exposure, pooling=pooling), dynamic=False)
             model = expose(graph, exposure, spec)
-            checks = gate.check(
-                model, exposure, spec, None, precision="fp32", bias=None, sizes=[graph.size], maps=maps
-            )
+            checks = gate.check(Draft(model, maps, exposure, spec, "fp32"), None)
             assert all(c.passed for c in checks if c.name == "maps") == passes
             assert all(c.passed for c in checks if c.name != "maps")
 
@@ -167,6 +164,7 @@ def test_gate_looks_at_random_and_real_images_in_both_batches() -> None:
             "parts",
             "pooled = pool(conv)",
             "embedding = sum(parts)",
+            "maps",
         }
 
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from common import Simmap
+from simmap.engine import decompose
+from simmap.export.finetune import main, pool
 
 pytest.importorskip("pytorch_metric_learning")
 
@@ -79,26 +81,41 @@ def test_the_same_seed_gives_the_same_weights(folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("photos", "arguments", "message"),
     [
-        (["--save", "3", "--epochs", "2"], "must lie between 0 and 2"),
-        (["-o", "FOLDER"], "exists already; give a new folder"),
+        (".", ["--save", "3", "--epochs", "2"], "must lie between 0 and 2"),
+        (".", ["-o", "FOLDER"], "exists already; give a new folder"),
+        ("flat", [], "at least two sub-folders with at least four images"),
     ],
 )
-def test_mistakes_are_one_line(folder: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_mistakes_are_one_line(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    photos: str,
+    arguments: list[str],
+    message: str,
+) -> None:
     given = [str(folder) if argument == "FOLDER" else argument for argument in arguments]
-    done = train(folder, tmp_path / "run", *given)
-    assert done.returncode == 1
-    assert done.stderr.startswith("simmap: ") and done.stderr.count("\n") == 1
-    assert told in done.stderr
+    command = [
+        "finetune",
+        str(folder / photos),
+        str(folder / "recipe.yaml"),
+        "-o",
+        str(tmp_path / "run"),
+        *given,
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    assert main() == 1
+    printed = capfd.readouterr()
+    assert printed.err.startswith("simmap: ") and printed.err.count("\n") == 1
+    assert message in printed.err and printed.out == ""
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_without_classes_is_refused(folder: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "simmap.export.finetune", str(folder / "flat"), str(folder / "recipe.yaml"),
-         "-o", str(tmp_path / "run")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "at least two sub-folders with at least four images" in done.stderr
+def test_the_training_pools_as_the_artifact_does() -> None:
+    conv = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    for kind in decompose.POOLINGS:
+        trained = pool(torch.from_numpy(conv), kind, 2.5).numpy()
+        np.testing.assert_allclose(trained, decompose.pool(conv, kind, p=2.5), rtol=1e-4, atol=1e-6)

@@ -66,7 +66,7 @@ def patches(network: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 CASES = [
-    Case("torchvision", "resnet50", hooked("layer4"), size=224),
+    Case("torchvision", "resnet18", hooked("layer4"), size=224),
     Case("torchvision", "resnet50", hooked("layer4"), pooling="max", dynamic=True),
     Case("torchvision", "vgg16", lambda net, x: net.features(x), pooling="max"),
     Case("torchvision", "densenet121", lambda net, x: F.relu(net.features(x)), dynamic=True),

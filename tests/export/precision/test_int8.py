@@ -17,11 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
+import networks
 from common import PHOTOS, Simmap
 from simmap.engine import Engine
 from simmap.engine.errors import ConfigError, ExportError, ImageError
+from simmap.engine.runtime.session import open_session
 from simmap.export.exporter import Report, export
+from simmap.export.precision import float16
 from simmap.export.precision.calibration import best_range, patches, quantization_step
 from simmap.export.precision.int8 import FLOAT_SHARES
 from simmap.export.precision.layers import Layer, round_weights
@@ -483,3 +487,58 @@ def counted(path: Path) -> int:
     graph = onnx.load(str(path)).graph
     floats = {w.name for w in graph.initializer if w.data_type == TensorProto.FLOAT}
     return sum(node.op_type == "Conv" and node.input[1] in floats for node in graph.node)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "fp16-cuda", "int8"])
+def test_a_weight_per_place_a_bias_and_a_dense_layer_are_exact_in_every_precision(
+    precision: str, folder: Path, tmp_path: Path
+) -> None:
+    # given a MobileFaceNet whose dense layer is large enough to be rounded
+    model = networks.mobile_face(channels=40, dimension=64).model
+    given = {"calibrate": str(folder), "fidelity": LENIENT} if precision == "int8" else {}
+    # when it is exported
+    report = run_export(model, tmp_path / "face.onnx", precision=precision, **given)
+    # then parts and bias sum to the embedding that the stored graph gives
+    session = open_session(report.path, device="cpu", threads=1)
+    images = np.random.default_rng(1).integers(0, 256, size=(3, 14, 10, 3), dtype=np.uint8)
+    embedding, parts = session.inference.run(["embedding", "parts"], {"image": images})
+    total = parts.sum(axis=(1, 2), dtype=np.float64) + session.contract.bias_vector
+    assert np.abs(total - embedding).max() <= 1e-5 * np.abs(embedding).max()
+
+
+@pytest.mark.parametrize("form", ["stored", "computed"])
+def test_a_float16_network_is_quantized_as_its_float32_self_is(
+    form: str, folder: Path, tmp_path: Path
+) -> None:
+    # given the same network in float32 and in float16, whose weights agree
+    full = inverted_residual()
+    for weight in full.graph.initializer:
+        if weight.data_type == TensorProto.FLOAT:
+            value = numpy_helper.to_array(weight).astype(np.float16).astype(np.float32)
+            weight.CopyFrom(numpy_helper.from_array(value, weight.name))
+    half = onnx.ModelProto()
+    half.CopyFrom(full)
+    if form == "stored":
+        float16.store(half)
+    else:
+        half = convert_float_to_float16(half, keep_io_types=True)
+    # when both are quantized, then they keep the same layers in float and agree in all but rounding
+    reports = [to_int8(model, tmp_path / f"{i}.onnx", folder) for i, model in enumerate((full, half))]
+    assert reports[0].contract.fidelity["float_share"] == reports[1].contract.fidelity["float_share"]
+    images = np.random.default_rng(1).integers(0, 256, size=(2, SIZE, SIZE, 3), dtype=np.uint8)
+    one, other = (
+        open_session(report.path, device="cpu", threads=1).inference.run(["pooled"], {"image": images})[0]
+        for report in reports
+    )
+    assert np.abs(one - other).max() <= 0.05 * np.abs(one).max()
+
+
+def test_too_few_convolutions_are_counted(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="this network has 1 convolutions, and 1 are such"):
+        to_int8(single_convolution(), tmp_path / "small.onnx", folder)
+
+
+def single_convolution() -> onnx.ModelProto:
+    net = networks.Net((SIZE, SIZE))
+    x = net.op("Relu", net.conv(net.inputs[0].name, 3, 8, strides=[4, 4]))
+    return net.done(net.flat(net.op("GlobalAveragePool", x)))

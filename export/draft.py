@@ -1,0 +1,35 @@
+"""An artifact that is complete but not yet proven."""
+
+from dataclasses import dataclass
+
+import onnx
+
+from simmap.engine.contract import InputSpec, Precision
+
+from .surgery.analysis import Exposure
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the gate proves before it is written.
+
+    Attributes:
+        model: the artifact's graph, without metadata.
+        maps: its graph of maps (see ``surgery.maps``).
+        exposure: where the feature map lies in the source, and what follows it.
+        spec: the input.
+        precision: of ``model``.
+    """
+
+    model: onnx.ModelProto
+    maps: onnx.ModelProto
+    exposure: Exposure
+    spec: InputSpec
+    precision: Precision
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) to prove it at: a dynamic artifact at a second one too."""
+        usual = (self.spec.height, self.spec.width)
+        # Steps of 32 suit every common stride.
+        return (usual, (usual[0] + 32, usual[1] + 64)) if self.spec.dynamic else (usual,)

@@ -75,12 +75,15 @@ def test_a_recipe_says_the_same_as_flags_and_flags_win(simmap: Simmap, folder: P
     recipe.parent.mkdir()
     torch.save({"state_dict": {}}, folder / "ignored.pth")
     recipe.write_text("module: mynets:build\nsize: 64\nmean: [0.5, 0.5, 0.5]\nstd: [0.5, 0.5, 0.5]\n")
-    by_recipe = json.loads(simmap("export", recipe, "-o", "a.onnx", "--json").stdout)
+    failed(
+        simmap("export", recipe, "-o", "a.onnx"), "would run that module's code; if you trust it, add --trust"
+    )
+    by_recipe = json.loads(simmap("export", recipe, "--trust", "-o", "a.onnx", "--json").stdout)
     flags = ["--module", "mynets:build", "--size", "64", "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
     by_flags = json.loads(simmap("export", *flags, "-o", "b.onnx", "--json").stdout)
     assert by_recipe["contract"]["fingerprint"] == by_flags["contract"]["fingerprint"]
     assert all(check["passed"] for check in by_recipe["checks"])
-    won = json.loads(simmap("export", recipe, "--size", "96", "-o", "c.onnx", "--json").stdout)
+    won = json.loads(simmap("export", recipe, "--trust", "--size", "96", "-o", "c.onnx", "--json").stdout)
     assert won["contract"]["input"]["height"] == 96
     assert won["contract"]["fingerprint"] != by_flags["contract"]["fingerprint"]
 

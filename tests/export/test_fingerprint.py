@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from simmap.engine.contract import InputSpec
 from simmap.engine.runtime import fingerprint as engine
-from simmap.export.graph import fingerprint
+from simmap.export.surgery.fingerprint import fingerprint
 
 KINDS = [np.float32, np.float64, np.float16, np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64]
 KINDS += [np.uint32, np.uint64, np.bool_]

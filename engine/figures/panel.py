@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import ConfigError, DecompositionError
 from ..images.geometry import Geometry
 from ..images.resize import resize
+from ..options import Options
 from ..types import Corners, Pixels
 from .contours import draw_contours
 from .heat import apply_heat
@@ -96,7 +97,7 @@ def overlay(
     scale: float,
     height: int,
     width: int | None = None,
-    opacity: float = 0.6,
+    opacity: float = Options.opacity,
     contours: bool = True,
     unit: float = 1.0,
 ) -> Pixels:

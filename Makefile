@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 TYPES := build/types
 ENGINE_TESTS := tests/engine tests/commands
-SMOKE_TESTS := tests/engine/test_decompose.py tests/engine/test_engine.py
+# What needs matplotlib, torch or onnx, and what would notice that torch beside the engine breaks something.
+SMOKE_TESTS := tests/engine/test_curves.py tests/engine/test_decompose.py tests/engine/test_engine.py \
+	$(addprefix tests/commands/test_,compare.py curves.py escapes.py export.py outputs.py)
 
 .PHONY: demo test test-runtime test-rest check docs bench format lint types model clean
 
@@ -23,7 +25,7 @@ test-runtime: $(RUNTIME)/.test
 	! $(RUNTIME)/bin/python -c 'import onnx' 2>/dev/null
 	$(RUNTIME)/bin/python -m pytest -n auto $(ENGINE_TESTS)
 
-# The others, and of these the ones that would notice what torch beside the engine breaks.
+# The others, and some of these beside torch.
 test-rest: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto $(SMOKE_TESTS) tests/export $(wildcard tests/test_*.py)
 

@@ -19,6 +19,10 @@ os.environ.setdefault("SIMMAP_CACHE", "")
 # As the command line does; here OpenCV is imported before it.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
+# Beside others of its kind, a process with a thread per CPU makes all of them slower.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A slow machine is not a failure; examples are drawn alike on every run.
 settings.register_profile(
     "simmap", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

@@ -49,7 +49,7 @@ types: $(VENV)/.dev
 
 # The documentation with the API reference, into build/site; a broken link is an error.
 docs: $(VENV)/.dev
-	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/simmap
+	mkdir -p build/docs/simmap && ln -sfn ../../../engine build/docs/simmap/engine
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Rebuild the model that ships, from the weights' own package.

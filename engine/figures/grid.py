@@ -159,7 +159,9 @@ def _cells(
             )
             parts.append(padded(picture, high, column))
             if panel.caption:
-                parts.append(layout.line(panel.caption, CAPTION, column, FAINT))
+                # Between panels one line, so that those below it stay level with their neighbours.
+                text = layout.paragraph if level == len(stack) - 1 else layout.line
+                parts.append(text(panel.caption, CAPTION, column, FAINT))
         cells.append(np.concatenate(parts))
         places.append(boxes)
     return cells, places

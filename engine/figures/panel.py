@@ -36,7 +36,7 @@ class Panel:
         geometry: where the network's input lies on the photo; needed with a map. A plain photo that has
             one is drawn as large as with a map, padding included.
         title: a line above the photo, shortened in the middle if it is too long.
-        caption: a line below it, likewise.
+        caption: text below it; on one line, likewise, where another panel stands below.
         boxes: (x0, y0, x1, y1) in photo pixels, drawn as outlines; what lies outside the photo shows on
             padding.
         mask: bool (h, w), a region of the photo, drawn as an outline; None for none.

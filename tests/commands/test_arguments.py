@@ -41,7 +41,7 @@ NUMBERS = st.sampled_from(
 TUPLES = st.lists(NUMBERS | st.sampled_from(["10", "-5", "200"]), max_size=5).map(",".join)
 WORDS = st.text(max_size=5) | st.sampled_from(["cpu", "auto", "cuda:99", "avg", "fp32", "a", "b"])
 FLAGS = {
-    "compare photos/a/1.png photos/b/1.png": ["--maps", "--point", "--region", "--influence", "--no-contours"],
+    "compare photos/a/1.png photos/b/1.png": ["--maps", "--point", "--region", "--influence"],
     "search ix photos/a/1.png": ["--embedding", "-k", "--region", "--mask", "--compare-whole", "--per-class"],
     "search ix --embedding one.npy": ["-k", "--exclude-self"],
     "class photos/a -o out.png": ["--index", "--label", "--rest", "--influence"],

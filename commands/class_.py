@@ -1,6 +1,7 @@
 """``simmap class``: what the images of a class have in common."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,10 @@ from .shared.command import command as make_command
 from .shared.command import output_options
 from .shared.engine_options import EngineChoice, engine_options
 from .shared.parameters import FOLDER
+from .shared.view_option import influence_option
+
+if TYPE_CHECKING:
+    from simmap.engine.decompose import View
 
 
 @make_command("class", "simmap class photos/cat -o cat.png")
@@ -21,6 +26,7 @@ from .shared.parameters import FOLDER
 )
 @click.option("--label", metavar="LABEL", help="Class of the index.")
 @click.option("--rest", is_flag=True, help="Take off what they share with the rest of the index.")
+@influence_option
 @output_options("Picture to write.", required=True)
 @engine_options(draws=True)
 def command(
@@ -28,6 +34,7 @@ def command(
     index_folder: str | None,
     label: str | None,
     rest: bool,
+    view: "View",
     output: str,
     force: bool,
     choice: EngineChoice,
@@ -73,7 +80,7 @@ def command(
         index.check_model(engine)
         inside = {index.id_of(path) for path in members}
         _, outside = index.get([entry.id for entry in index.entries() if entry.id not in inside])
-    maps = class_maps(engine, members, outside=outside)
+    maps = class_maps(engine, members, outside=outside, view=view)
     against = ", less what they share with the rest" if rest else ""
     figure = ClassFigure(maps, f"{name}: what {len(members)} images share{against}", engine.options)
     figure.save(picture, force=force)

@@ -8,10 +8,13 @@ import click
 from .shared.command import command as make_command
 from .shared.command import output_options
 from .shared.engine_options import EngineChoice, engine_options
-from .shared.parameters import FILE, POINT
+from .shared.parameters import BOX, FILE, POINT
+from .shared.view_option import influence_option
 
 if TYPE_CHECKING:
+    from simmap.engine.decompose import View
     from simmap.engine.results import Pair
+    from simmap.engine.types import Box
 
 
 @make_command("compare", "simmap compare a.jpg b.jpg -o similarity.png")
@@ -20,6 +23,15 @@ if TYPE_CHECKING:
 @output_options("Picture to write (default: similarity.png).", default="similarity.png")
 @click.option("--maps", metavar="OUT.npz", type=FILE, help="Also write the maps as a NumPy archive.")
 @click.option("--point", type=POINT, metavar="x,y", help="Pixel of A: also show what its cell matches in B.")
+@click.option(
+    "--region",
+    "boxes",
+    type=BOX,
+    metavar="x,y,w,h",
+    multiple=True,
+    help="Report contribution and influence of this part of A, in pixels of the photo; several add up.",
+)
+@influence_option
 @engine_options(draws=True)
 def command(
     first: str,
@@ -28,6 +40,8 @@ def command(
     force: bool,
     maps: str | None,
     point: tuple[float, float] | None,
+    boxes: "tuple[Box, ...]",
+    view: "View",
     choice: EngineChoice,
     as_json: bool,
 ) -> None:
@@ -48,13 +62,14 @@ def command(
     cell = None
     if point is not None:
         cell = pair.images[0].geometry.cell_at(*point, *pair.images[0].parts.shape[:2])
-    figure = PairFigure(pair, cell, engine.options)
+    figure = PairFigure(pair, cell, engine.options, view, boxes)
+    data = figure.data()
     figure.save(picture, force=force)
     if archive is not None:
         _save_maps(pair, archive, cell, force=force)
     if as_json:
         report: dict[str, Any] = {
-            **figure.data(),
+            **data,
             "model": str(engine.model),
             "fingerprint": engine.contract.fingerprint,
             "device": engine.device,
@@ -67,6 +82,10 @@ def command(
     facts = [("cosine similarity", f"{pair.score:.4f}")]
     if any(pair.residuals):
         facts.append(("of it by no place", ", ".join(f"{value:.4f}" for value in pair.residuals)))
+    if boxes:
+        region = data["region"]
+        facts.append(("region's contribution", f"{region['contribution']:.4f}"))
+        facts.append(("region's influence", f"{region['influence']:+.4f}"))
     facts.append(("model", f"{engine.model.name} on {engine.device}"))
     facts.append(("picture", str(picture)))
     if archive is not None:
@@ -75,13 +94,15 @@ def command(
 
 
 def _save_maps(pair: "Pair", path: Path, cell: tuple[int, int] | None, *, force: bool) -> None:
-    """Write both maps, the score and the residuals to a NumPy archive."""
+    """Write both maps, their influence, the score and the residuals to a NumPy archive."""
     import numpy as np
 
     from simmap.engine.files import replacing
 
     arrays: dict[str, Any] = {
-        "map_0": pair.maps[0], "map_1": pair.maps[1], "score": pair.score, "residuals": pair.residuals,
+        "map_0": pair.maps[0], "map_1": pair.maps[1],
+        "influence_0": pair.influence[0], "influence_1": pair.influence[1],
+        "score": pair.score, "residuals": pair.residuals,
     }  # fmt: skip
     if cell is not None:
         arrays["point"] = pair.point(0, *cell)

@@ -1,5 +1,7 @@
 """``simmap contrast``: one query under several models."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .shared.command import command as make_command
@@ -7,6 +9,10 @@ from .shared.command import output_options
 from .shared.engine_options import EngineChoice, engine_options
 from .shared.index_parameters import labels_option
 from .shared.parameters import COUNT, FILE, FOLDER
+from .shared.view_option import influence_option
+
+if TYPE_CHECKING:
+    from simmap.engine.decompose import View
 
 
 def _refuse_old_spelling(_: click.Context, __: click.Parameter, value: str | None) -> None:
@@ -41,6 +47,7 @@ def _refuse_old_spelling(_: click.Context, __: click.Parameter, value: str | Non
 @click.option("-k", type=COUNT, metavar="COUNT", default=3, help="How many of them (default: 3).")
 @click.option("--steps", metavar="0,1,3,...", help="Training step of each model, for the rows' titles.")
 @labels_option
+@influence_option
 @output_options("Picture to write.", required=True)
 @engine_options(model=False, draws=True)
 def command(
@@ -51,6 +58,7 @@ def command(
     k: int,
     steps: str | None,
     labels: str | None,
+    view: "View",
     output: str,
     force: bool,
     choice: EngineChoice,
@@ -80,9 +88,8 @@ def command(
             label_of_each = [item.label for item in items]
     check_not_inputs([picture], [query, *candidates, *models, labels, choice.config])
     engines = [Engine(options=choice.options(model=model)) for model in models]
-    result = contrast(
-        engines, query, candidates, names=names, labels=label_of_each, k=None if folder is None else k
-    )
+    best = None if folder is None else k
+    result = contrast(engines, query, candidates, names=names, labels=label_of_each, k=best, view=view)
     figure = ContrastFigure(result, engines[0].options)
     figure.save(picture, force=force)
     if as_json:

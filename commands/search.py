@@ -10,8 +10,10 @@ from .shared.command import output_options
 from .shared.engine_options import EngineChoice, engine_options
 from .shared.index_parameters import index_argument
 from .shared.parameters import BOX, COUNT, FILE
+from .shared.view_option import influence_option
 
 if TYPE_CHECKING:
+    from simmap.engine.decompose import View
     from simmap.engine.index.embedded import Index
     from simmap.engine.index.search import Found
     from simmap.engine.types import Box
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--compare-whole", is_flag=True, help="Show the whole image's results above.")
 @click.option("--per-class", is_flag=True, help="The best image of each of the k best classes.")
 @click.option("--exclude-self", is_flag=True, help="Leave the query's own file out.")
+@influence_option
 @output_options("Picture to write.")
 @engine_options(draws=True)
 def command(
@@ -50,6 +53,7 @@ def command(
     compare_whole: bool,
     per_class: bool,
     exclude_self: bool,
+    view: "View",
     output: str | None,
     force: bool,
     choice: EngineChoice,
@@ -73,6 +77,8 @@ def command(
         raise click.UsageError("give an image to search for, or --embedding")
     if region and (len(queries) != 1 or embedding is not None):
         raise click.UsageError("--region and --mask need one image to search for")
+    if view == "influence" and output is None:
+        raise click.UsageError("--influence is drawn; give a picture to write with -o")
     if compare_whole and not region:
         raise click.UsageError("--compare-whole needs --region or --mask")
     picture = None if output is None else check_picture(output, force=force)
@@ -89,7 +95,7 @@ def command(
         found += _search_file(index, embedding, k, per_class=per_class)
     whole = searched() if compare_whole else []
     if picture is not None:
-        figure = SearchFigure(explain(engine, [*whole, *found]), options=engine.options)
+        figure = SearchFigure(explain(engine, [*whole, *found], view=view), options=engine.options)
         figure.save(picture, force=force)
     if as_json:
         reports = SearchFigure(found).data()["queries"]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .analysis.agreement import agreement
     from .analysis.classes import class_maps
+    from .analysis.composites import composites
     from .analysis.contrast import contrast
     from .analysis.contribution import contribution_curve
     from .analysis.faithfulness import faithfulness
     from .analysis.retrieval import retrieval
-    from .dataset import find_images, read_pairs, sample_pairs
+    from .dataset import find_images, read_pairs, sample_pairs, with_distractors
     from .engine import Engine
     from .errors import (
         ArtifactError,
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     from .index.search import search, search_embeddings
     from .index.update import update_index
     from .options import Options, load_options
-    from .results import Embedded, Mapped, Pair, Vector
+    from .results import Activated, Embedded, Mapped, Pair, Vector
 
 _MODULE_OF = {
+    "Activated": ".results",
     "ArtifactError": ".errors",
     "ClassFigure": ".figures.classes",
     "ConfigError": ".errors",
@@ -65,6 +67,7 @@ _MODULE_OF = {
     "Vector": ".results",
     "agreement": ".analysis.agreement",
     "class_maps": ".analysis.classes",
+    "composites": ".analysis.composites",
     "contrast": ".analysis.contrast",
     "contribution_curve": ".analysis.contribution",
     "explain": ".index.explain",
@@ -77,9 +80,11 @@ _MODULE_OF = {
     "search": ".index.search",
     "search_embeddings": ".index.search",
     "update_index": ".index.update",
+    "with_distractors": ".dataset",
 }
 
 __all__ = [
+    "Activated",
     "ArtifactError",
     "ClassFigure",
     "ConfigError",
@@ -104,6 +109,7 @@ __all__ = [
     "Vector",
     "agreement",
     "class_maps",
+    "composites",
     "contrast",
     "contribution_curve",
     "explain",
@@ -116,6 +122,7 @@ __all__ = [
     "search",
     "search_embeddings",
     "update_index",
+    "with_distractors",
 ]
 
 

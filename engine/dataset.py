@@ -180,3 +180,27 @@ def sample_pairs(items: Sequence[Item], count: int, *, seed: int) -> list[tuple[
             first += 1
         pairs.append((paths[first], paths[first + 1 + rest]))
     return pairs
+
+
+def with_distractors(
+    items: Sequence[Item], pairs: Sequence[tuple[str, str]], *, seed: int = 0
+) -> list[tuple[str, str, str]]:
+    """Each pair of a class with an image of another class, drawn by ``seed``.
+
+    Args:
+        items: images with labels; those without one are never drawn.
+        pairs: of images among them, as ``sample_pairs`` draws them.
+        seed: of the draw.
+
+    Returns:
+        The paths of each pair and of its distractor; none where all images have one class.
+    """
+    label_of = {item.path: item.label for item in items if item.label is not None}
+    if len(set(label_of.values())) < 2:
+        return []
+    rng = np.random.default_rng(seed)
+    triples = []
+    for first, second in pairs:
+        others = [path for path, label in label_of.items() if label != label_of[first]]
+        triples.append((first, second, others[int(rng.integers(len(others)))]))
+    return triples

@@ -23,6 +23,7 @@ from .errors import DecompositionError
 from .types import Array
 
 Pooling = Literal["avg", "max", "gem", "avgmax", "catavgmax"]
+View = Literal["contribution", "influence"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 GEM_EPS = 1e-6
 
@@ -174,6 +175,36 @@ def direction_map(parts: Array, embedding: Array, direction: Array) -> Array:
     height, width, dimension = parts.shape
     flat = parts.reshape(height * width, dimension) @ (direction / _norm(embedding, "embedding")).T
     return np.ascontiguousarray(flat.T).reshape(*direction.shape[:-1], height, width)
+
+
+def influence_direction(embedding: Array, direction: Array) -> Array:
+    """``d - (u_i . d) u_i``: the direction whose map says which places raise and which lower ``u_i . d``.
+
+    Give each place a weight, ``e_i(w) = sum over x of w[x] parts_i[x] + rest_i``, and let
+    ``f(w) = e_i(w) . d / |e_i(w)|``, which is the score s where d is ``u_j``. By the quotient rule, at
+    w = 1,
+
+        df / dw[x] = parts_i[x] . (d - (u_i . d) u_i) / |e_i|
+
+    which is the ``direction_map`` of this direction: the *influence* of place x. For a pair it is
+    ``M_i[x] - s S_i[x]``, with ``S_i`` the map of i against itself. A gate, a maximum or a norm inside
+    the parts is held, as in the parts themselves. The influence sums to ``s r_ii - r_ij``, with ``r_ij``
+    the residual of i against j and ``r_ii`` that against itself: to 0 without a rest, since a cosine
+    does not change when an embedding is scaled.
+
+    Args:
+        embedding: (..., D) of the images i.
+        direction: d (..., D), of any length.
+
+    Raises:
+        DecompositionError: as for ``unit``, or the sizes differ.
+    """
+    if embedding.shape[-1:] != direction.shape[-1:]:
+        raise DecompositionError(
+            f"embeddings have shapes {embedding.shape} and {direction.shape}, must end with the same D"
+        )
+    own = unit(embedding)
+    return np.asarray(direction - (own * direction).sum(axis=-1, keepdims=True) * own)
 
 
 def residual(rest: Array | None, embedding: Array, other: Array) -> float:

@@ -13,7 +13,7 @@ from .images.decode import load
 from .images.photo import Photo, Source
 from .network import Item, Network, Wanted, check_several
 from .options import Options
-from .results import Embedded, Mapped, Pair, Vector
+from .results import Activated, Embedded, Mapped, Pair, Vector
 from .runtime.cpus import usable_cpus
 from .streams import Streams
 from .types import Array
@@ -154,6 +154,12 @@ class Engine:
         """As ``embed``, without ``parts``: all that an index or a comparison of scores needs."""
         return self._streams.start(_undirected(sources), Wanted.VECTORS, batch_size, on_error)
 
+    def activations(self, sources: Iterable[Source]) -> Iterator[Activated]:
+        """As ``embed``, with the last feature map of each image: what methods other than maps start from."""
+        return cast(
+            Iterator[Activated], self._streams.start(_undirected(sources), Wanted.ACTIVATIONS, None, None)
+        )
+
     def maps(
         self,
         sources: Iterable[Source],
@@ -169,7 +175,8 @@ class Engine:
         Args:
             sources, batch_size, on_error: as for ``embed``.
             directions: one (D,) for all images, or one for each: a unit embedding gives a similarity map,
-                a sum of them or a region's query vector what ``decompose.direction_map`` gives.
+                a sum of them or a region's query vector what ``decompose.direction_map`` gives, and
+                ``decompose.influence_direction`` of any of these, with the image's embedding, its influence.
 
         Raises:
             ConfigError: as for ``embed``, or there are more or fewer directions than images.

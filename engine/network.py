@@ -20,7 +20,7 @@ from .images.photo import Photo, Source
 from .images.preprocess import preprocess
 from .options import Options
 from .places import parts_of, rest_of
-from .results import Embedded, Mapped, Vector
+from .results import Activated, Embedded, Mapped, Vector
 from .runtime.session import Session, open_session
 from .types import Array, Pixels
 
@@ -35,6 +35,7 @@ class Wanted(Enum):
 
     VECTORS = "vectors"  # ``Vector``: the embedding alone
     PARTS = "parts"  # ``Embedded``: what each place adds to it as well
+    ACTIVATIONS = "activations"  # ``Activated``: the last feature map as well
     MAPS = "maps"  # ``Mapped``: a map against a direction that is known beforehand
 
 
@@ -206,14 +207,17 @@ class Network:
                 norm = np.linalg.norm(embeddings[at])
                 results.append(Mapped(image.name, embeddings[at], image.geometry, values / norm))
             else:
-                results.append(self._explained(image, embeddings[at], values))
+                results.append(self._explained(image, embeddings[at], values, wanted))
         return results
 
-    def _explained(self, image: Prepared, embedding: Array, places: Array) -> Vector:
+    def _explained(self, image: Prepared, embedding: Array, places: Array, wanted: Wanted) -> Vector:
         """The result of an image whose feature map is here."""
         parts, direction = parts_of(self.contract, places), image.item.direction
         if direction is None:
             rest = rest_of(self.contract, embedding, parts)
+            if wanted is Wanted.ACTIVATIONS:
+                alpha = None if self.contract.has_parts else places
+                return Activated(image.name, embedding, image.geometry, parts, rest, alpha)
             return Embedded(image.name, embedding, image.geometry, parts, rest)
         values = decompose.direction_map(parts, embedding, direction)
         return Mapped(image.name, embedding, image.geometry, values)

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Literal
 
 from . import decompose
+from .decompose import View
 from .images.geometry import Geometry
 from .images.photo import Photo
 from .types import Array
@@ -51,13 +52,35 @@ class Embedded(Vector):
     parts: Array
     rest: Array | None
 
-    def map_against(self, other: Vector) -> Array:
-        """(H, W): what each place of this image adds to the score with ``other``."""
-        return decompose.similarity_map(self.parts, self.embedding, other.embedding)
+    def map_against(self, other: Vector, view: View = "contribution") -> Array:
+        """(H, W): what each place of this image adds to the score with ``other``, or how it moves it.
+
+        Args:
+            other: the image that this one is compared with.
+            view: ``contribution``, a map that sums to the score less the residual, or ``influence``, the
+                derivative of the score by the weight of each place (see ``decompose.influence_direction``).
+        """
+        if view == "contribution":
+            return decompose.similarity_map(self.parts, self.embedding, other.embedding)
+        unit = decompose.unit(other.embedding, name="other embedding")
+        direction = decompose.influence_direction(self.embedding, unit)
+        return decompose.direction_map(self.parts, self.embedding, direction)
 
     def residual_against(self, other: Vector) -> float:
         """The part of the score with ``other`` that no place owns."""
         return decompose.residual(self.rest, self.embedding, other.embedding)
+
+
+@dataclass(frozen=True, eq=False)
+class Activated(Embedded):
+    """One image with the last feature map behind its parts.
+
+    Attributes:
+        path, embedding, geometry, parts, rest: as for ``Embedded``.
+        alpha: (C, H, W), the last feature map; None with a head, whose ``parts`` the graph computes.
+    """
+
+    alpha: Array | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +108,16 @@ class Pair:
         """
         first, second = self.images
         return first.map_against(second), second.map_against(first)
+
+    @cached_property
+    def influence(self) -> tuple[Array, Array]:
+        """(H, W) of the first against the second and of the second against the first.
+
+        How the score changes with the weight of each place: positive raises it, negative lowers it. Each
+        sums to 0 without a rest (see ``decompose.influence_direction``).
+        """
+        first, second = self.images
+        return first.map_against(second, "influence"), second.map_against(first, "influence")
 
     @cached_property
     def residuals(self) -> tuple[float, float]:

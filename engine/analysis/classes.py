@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import decompose
+from ..decompose import View
 from ..engine import Engine
 from ..errors import ConfigError
 from ..images.photo import Source
@@ -23,19 +24,28 @@ class ClassMaps:
             classes of different sizes can be compared), minus its mean map with the outside, if any.
         cohesion: mean cosine of each member with the others, minus that with the outside.
         sources: the members' photos.
+        view: ``contribution``, so that a map sums to its cohesion less its residual, or ``influence``: how a
+            member's cohesion changes with the weight of each place.
     """
 
     images: tuple[Vector, ...]
     maps: tuple[Array, ...]
     cohesion: tuple[float, ...]
     sources: tuple[Source, ...]
+    view: View = "contribution"
 
     def order(self) -> list[int]:
         """The members, the most typical first."""
         return sorted(range(len(self.images)), key=lambda i: -self.cohesion[i])
 
 
-def class_maps(engine: Engine, sources: Sequence[Source], *, outside: Array | None = None) -> ClassMaps:
+def class_maps(
+    engine: Engine,
+    sources: Sequence[Source],
+    *,
+    outside: Array | None = None,
+    view: View = "contribution",
+) -> ClassMaps:
     """For each image of a class, the mean of its maps with the other members.
 
     Linear in the number of images: a map is linear in the other's direction, so each image needs one map
@@ -46,6 +56,7 @@ def class_maps(engine: Engine, sources: Sequence[Source], *, outside: Array | No
         sources: at least two images of one class.
         outside: (n, D) embeddings of images of other classes; the mean map with them is subtracted, which
             leaves what distinguishes the class.
+        view: what the maps show.
 
     Raises:
         ConfigError: fewer than two images.
@@ -59,9 +70,11 @@ def class_maps(engine: Engine, sources: Sequence[Source], *, outside: Array | No
     # Twice through the network, so that of a large class only vectors and maps are kept.
     images = tuple(engine.vectors(sources))
     embeddings = np.array([image.embedding for image in images])
-    directions = decompose.class_directions(embeddings) / (len(images) - 1)
+    directions: Array = decompose.class_directions(embeddings) / (len(images) - 1)
     if outside is not None and len(outside):
         directions = directions - decompose.unit(outside).mean(axis=0)
     cohesion = (decompose.unit(embeddings) * directions).sum(axis=1)
+    if view == "influence":
+        directions = decompose.influence_direction(embeddings, directions)
     maps = tuple(image.map for image in engine.maps(sources, directions))
-    return ClassMaps(images, maps, tuple(cohesion.tolist()), tuple(sources))
+    return ClassMaps(images, maps, tuple(cohesion.tolist()), tuple(sources), view)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import decompose
 from ..contract import Pooling
+from ..decompose import View
 from ..engine import Engine
 from ..errors import ConfigError
 from ..images.photo import Photo, Source
@@ -70,10 +71,12 @@ class Contrast:
     Attributes:
         rows: one per model, in order.
         photo: the query.
+        view: what the maps show.
     """
 
     rows: tuple[Row, ...]
     photo: Photo
+    view: View = "contribution"
 
 
 def contrast(
@@ -84,6 +87,7 @@ def contrast(
     names: Sequence[str] | None = None,
     labels: Sequence[str | None] | None = None,
     k: int | None = None,
+    view: View = "contribution",
 ) -> Contrast:
     """One query under several models.
 
@@ -95,6 +99,7 @@ def contrast(
         names: of the rows; by default the models' file names, with their folders where two are equal.
         labels: of the candidates; with them each model's recall@1 among the candidates is given.
         k: how many of its most similar candidates each model shows, the query's own file never.
+        view: what the maps show: contributions to the score, or influence on it.
 
     Raises:
         ConfigError: no model, no candidate beside the query, names or labels of another number, or ``k``
@@ -125,13 +130,17 @@ def contrast(
     rows: list[Row] = []
     for engine, name in zip(engines, names, strict=True):
         (asked,) = engine.embed([photo])
-        units = decompose.unit(np.array([vector.embedding for vector in engine.vectors(candidates)]))
+        embeddings = np.array([vector.embedding for vector in engine.vectors(candidates)])
+        units = decompose.unit(embeddings)
         scores = units @ decompose.unit(asked.embedding)
         chosen = allowed if k is None else sorted(allowed, key=lambda i: -scores[i])[:k]
         row: list[Candidate] = []
-        images = engine.maps([candidates[i] for i in chosen], decompose.unit(asked.embedding))
+        directions = np.tile(decompose.unit(asked.embedding), (len(chosen), 1))
+        if view == "influence":
+            directions = decompose.influence_direction(embeddings[chosen], directions)
+        images = engine.maps([candidates[i] for i in chosen], directions)
         for i, image in zip(chosen, images, strict=True):
-            maps = asked.map_against(image), image.map
+            maps = asked.map_against(image, view), image.map
             label = None if labels is None else labels[i]
             row.append(Candidate(image, float(scores[i]), maps, candidates[i], label))
         correlation = _correlation(rows[-1].candidates, row) if rows else None
@@ -153,7 +162,7 @@ def contrast(
                 recall,
             )
         )
-    return Contrast(tuple(rows), photo)
+    return Contrast(tuple(rows), photo, view)
 
 
 def _file_of(source: Source) -> Path | None:

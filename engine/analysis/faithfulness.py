@@ -1,52 +1,69 @@
-"""Whether the score of a pair falls where its map says."""
+"""Whether the score of a pair falls where its map says, beside other orders of the places."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from .. import decompose
 from ..engine import Engine
 from ..errors import ConfigError
-from ..images.geometry import Geometry
 from ..images.photo import Photo
-from ..types import Array
+from ..results import Activated, Vector
+from ..types import Array, Pixels
+from .blocks import SIDE, BlockGrid, baselines, removed, working_copy
 from .contribution import LEAST_SCORE
+from .orders import order_maps, skipped_orders
 
-WORKING_SIDE = 2  # times the network's input: the size of a photo of which parts are blurred
-BLUR = 0.1  # standard deviation over the photo's longer side
+KINDS = ("deletion", "insertion")
+RESAMPLES = 2000
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """How the score of pairs falls and rises as places of one image are blurred and restored.
+    """How the score of pairs falls and rises as blocks of one image are removed and restored.
 
     Attributes:
         pairs: that were measured.
         left_out: pairs whose score is below ``LEAST_SCORE``.
-        shares: (steps + 1,) of the cells that are blurred (deletion) or restored (insertion).
-        deletion, insertion: by the order of the cells, ``map``, ``norm`` or ``random``: (n, steps + 1)
-            scores over the unaltered score.
+        shares: (steps + 1,) of the blocks that are removed (deletion) or restored (insertion).
+        curves: by what removed blocks show (``blur``, ``mean``), then by ``deletion`` or ``insertion``, then
+            by the order of the blocks: (n, steps + 1) scores over the unaltered score.
+        skipped: orders that this network has no data for, or that equal another, and why.
+        seed: of the resamples of ``interval``.
     """
 
     pairs: tuple[tuple[str, str], ...]
     left_out: int
     shares: Array
-    deletion: dict[str, Array]
-    insertion: dict[str, Array]
+    curves: dict[str, dict[str, dict[str, Array]]]
+    skipped: dict[str, str]
+    seed: int = 0
 
-    def areas(self) -> dict[str, dict[str, Array]]:
-        """(n,) areas under each pair's curves: small is faithful for deletion, large for insertion."""
+    def areas(self, baseline: str, kind: str) -> dict[str, Array]:
+        """By order, (n,) areas under the curves: small is faithful for deletion, large for insertion."""
         widths = np.diff(self.shares)
         return {
-            kind: {
-                order: ((values[:, 1:] + values[:, :-1]) / 2 * widths).sum(axis=1)
-                for order, values in curves.items()
-            }
-            for kind, curves in (("deletion", self.deletion), ("insertion", self.insertion))
+            order: ((values[:, 1:] + values[:, :-1]) / 2 * widths).sum(axis=1)
+            for order, values in self.curves[baseline][kind].items()
         }
+
+    def differences(self, baseline: str) -> dict[str, Array]:
+        """By order, (n,) the area of insertion less that of deletion, by which orders are compared."""
+        deletion, insertion = (self.areas(baseline, kind) for kind in KINDS)
+        return {order: insertion[order] - deletion[order] for order in deletion}
+
+    def interval(self, values: Array) -> tuple[float, float]:
+        """The 95 % bootstrap interval of the mean of ``values`` (n,), one for each pair.
+
+        All orders are resampled alike: percentiles 2.5 and 97.5 of the means of ``RESAMPLES`` resamples.
+        """
+        rows = np.random.default_rng(self.seed).integers(len(values), size=(RESAMPLES, len(values)))
+        low, high = np.percentile(values[rows].mean(axis=1), (2.5, 97.5))
+        return float(low), float(high)
 
 
 def faithfulness(
@@ -54,21 +71,24 @@ def faithfulness(
     pairs: Sequence[tuple[str, str]],
     *,
     steps: int = 12,
+    occlusion: bool = False,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Faithfulness:
     """Deletion and insertion for the score of a pair (after Petsiuk, Das, Saenko: RISE, BMVC 2018).
 
-    The first image's cells are blurred in the order of its map against the second, and the score with
-    the unaltered second image is measured; for insertion they are restored in a blurred image. Beside it
-    stand the order of the plain activation norm ``|parts[x]|``, which knows nothing of the second image,
-    and a random order.
+    The first image's blocks (see ``blocks``) are removed in the order of a map of it, and the score with the
+    unaltered second image is measured; for insertion they are restored in an image without them. The orders
+    are those of ``orders.order_maps`` and a random one, as coarse as the map. Of blocks of equal value one
+    drawn at random comes first.
 
     Args:
         engine: the network.
         pairs: paths of two images each.
-        steps: how many times cells are blurred.
-        seed: of the random orders.
+        steps: how many times blocks are removed.
+        occlusion: also order blocks by how far the score falls if one alone is blurred: one run of the
+            network for each block.
+        seed: of the random orders and of the intervals.
         on_progress: called with the pairs done and their total.
 
     Raises:
@@ -78,63 +98,64 @@ def faithfulness(
     if steps < 1:
         raise ConfigError(f"steps is {steps}, must be 1 or more")
     rng = np.random.default_rng(seed)
+    counts = np.linspace(0, SIDE * SIDE, steps + 1).round()
     kept: list[tuple[str, str]] = []
-    curves: dict[str, dict[str, list[Array]]] = {
-        kind: {order: [] for order in ("map", "norm", "random")} for kind in ("deletion", "insertion")
-    }
+    measured: list[dict[tuple[str, str, str], Array]] = []
     for done, (first, second) in enumerate(pairs):
         if on_progress is not None:
             on_progress(done, len(pairs))
-        pixels = _working_copy(engine, engine.load(first))
-        image, other = engine.embed([Photo(pixels, first), second])
+        pixels = working_copy(engine, engine.load(first))
+        image, other = engine.activations([Photo(pixels, first), second])
         score = decompose.score(image.embedding, other.embedding)
         if score < LEAST_SCORE:
             continue
         kept.append((first, second))
-        cells = _cells(image.geometry, *image.parts.shape[:2])
-        blurred = cv2.GaussianBlur(pixels, (0, 0), BLUR * max(pixels.shape[:2]))
-        direction = decompose.unit(other.embedding)
-        rankings = {
-            "map": image.map_against(other).ravel(),
-            "norm": np.linalg.norm(image.parts, axis=2).ravel(),
-            "random": rng.permutation(image.parts.shape[0] * image.parts.shape[1]),
-        }
-        for order, ranking in rankings.items():
-            place = np.empty(len(ranking), np.intp)
-            place[np.argsort(-ranking, kind="stable")] = np.arange(len(ranking))
-            for kind, here, there in (("deletion", pixels, blurred), ("insertion", blurred, pixels)):
-                counts = np.linspace(0, len(ranking), steps + 1).round()
-                altered = (np.where((place[cells] < n)[..., None], there, here) for n in counts)
-                scores = [decompose.unit(vector.embedding) @ direction for vector in engine.vectors(altered)]
-                curves[kind][order].append(np.array(scores) / score)
+        altered = _Altered(engine, pixels, image, other)
+        maps = order_maps(image, other, engine.contract)
+        maps["random"] = rng.random(maps["map"].shape)
+        values = {order: altered.grid.values(one) for order, one in maps.items()}
+        if occlusion:
+            values["occlusion"] = score - altered.scores([("blur", one) for one in np.eye(SIDE * SIDE) > 0])
+        jitter = rng.random(SIDE * SIDE)
+        wanted: dict[tuple[str, str, str], list[Mask]] = {}
+        for order, one in values.items():
+            place = np.empty(len(one), np.intp)
+            place[np.lexsort((jitter, -one))] = np.arange(len(one))
+            for baseline in altered.baselines:
+                wanted[baseline, "deletion", order] = [place < count for count in counts]
+                wanted[baseline, "insertion", order] = [place >= count for count in counts]
+        scores = altered.scores([(key[0], mask) for key, masks in wanted.items() for mask in masks])
+        measured.append(dict(zip(wanted, np.split(scores / score, len(wanted)), strict=True)))
     if not kept:
         raise ConfigError(f"none of {len(pairs)} pairs has a score above {LEAST_SCORE}; take similar images")
-    deletion, insertion = (
-        {order: np.array(values) for order, values in curves[kind].items()}
-        for kind in ("deletion", "insertion")
-    )
+    curves: dict[str, dict[str, dict[str, Array]]] = {}
+    for baseline, kind, order in measured[0]:
+        stacked = np.array([one[baseline, kind, order] for one in measured])
+        curves.setdefault(baseline, {}).setdefault(kind, {})[order] = stacked
+    shares = np.linspace(0, 1, steps + 1)
     return Faithfulness(
-        tuple(kept), len(pairs) - len(kept), np.linspace(0, 1, steps + 1), deletion, insertion
+        tuple(kept), len(pairs) - len(kept), shares, curves, skipped_orders(engine.contract), seed
     )
 
 
-def _working_copy(engine: Engine, photo: Photo) -> npt.NDArray[np.uint8]:
-    """The photo, no larger than the network can tell."""
-    spec = engine.contract.input
-    most = WORKING_SIDE * max(engine.options.size or (spec.height, spec.width))
-    height, width = photo.pixels.shape[:2]
-    scale = most / min(height, width)
-    if scale >= 1:
-        return photo.pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(photo.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+class _Altered:
+    """Versions of an image of which blocks are removed, and their scores with the other image."""
 
+    def __init__(self, engine: Engine, pixels: Pixels, image: Activated, other: Vector) -> None:
+        self.grid, self.baselines = BlockGrid(image.geometry), baselines(pixels)
+        self._engine, self._pixels = engine, pixels
+        self._direction = decompose.unit(other.embedding)
 
-def _cells(geometry: Geometry, height: int, width: int) -> npt.NDArray[np.intp]:
-    """(photo_height, photo_width): the cell of each pixel, counted by rows; outside, the nearest one."""
-    x0, y0, x1, y1 = geometry.field
-    rows = np.floor((np.arange(geometry.photo_height) + 0.5 - y0) / (y1 - y0) * height)
-    columns = np.floor((np.arange(geometry.photo_width) + 0.5 - x0) / (x1 - x0) * width)
-    y = np.clip(rows, 0, height - 1).astype(np.intp)
-    x = np.clip(columns, 0, width - 1).astype(np.intp)
-    return np.asarray(y[:, None] * width + x[None])
+    def scores(self, wanted: Sequence[tuple[str, Mask]]) -> Array:
+        """The score for each baseline and mask of removed blocks; what is wanted twice is run once."""
+        keys = [(baseline, mask.tobytes()) for baseline, mask in wanted]
+        once = dict(zip(keys, wanted, strict=True))
+
+        def versions() -> Iterator[Pixels]:
+            for baseline, mask in once.values():
+                yield removed(self._pixels, self.baselines[baseline], self.grid.mask(mask))
+
+        vectors = self._engine.vectors(versions())
+        scores = (float(decompose.unit(vector.embedding) @ self._direction) for vector in vectors)
+        known = dict(zip(once, scores, strict=True))
+        return np.array([known[key] for key in keys])

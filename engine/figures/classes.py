@@ -30,9 +30,10 @@ class ClassFigure(Figure):
     options: Options = field(default_factory=Options)
 
     def data(self) -> dict[str, Any]:
-        """Path, cohesion and map of each image, the most typical first."""
+        """What the maps show; path, cohesion and map of each image, the most typical first."""
         maps = self.maps
         return {
+            "view": maps.view,
             "images": [
                 {
                     "path": maps.images[i].path,
@@ -40,7 +41,7 @@ class ClassFigure(Figure):
                     "map": maps.maps[i].tolist(),
                 }
                 for i in maps.order()
-            ]
+            ],
         }
 
     def picture(self) -> Pixels:
@@ -62,4 +63,4 @@ class ClassFigure(Figure):
         columns = min(COLUMNS, max(2, round(len(stacks) ** 0.5)))
         rows = [Row(stacks[i : i + columns]) for i in range(0, len(stacks), columns)]
         options = replace(options, panel_height=max(120, min(options.panel_height, 1600 // columns)))
-        return grid(rows, options, heading=heading, total="the map's sum").pixels
+        return grid(rows, options, heading=heading, total="the map's sum", view=maps.view).pixels

@@ -33,6 +33,7 @@ class ContrastFigure(Figure):
         """The query, and each model's scores, maps and figures."""
         return {
             "query": self.contrast.photo.name,
+            "view": self.contrast.view,
             "rows": [
                 {
                     "name": row.name,
@@ -94,4 +95,5 @@ class ContrastFigure(Figure):
             options, panel_height=max(120, min(options.panel_height, 1800 // max(len(rows[0].stacks), 1)))
         )
         total = "the score" if all(row.query.rest is None for row in results) else "the map's sum"
-        return grid(rows, options, heading=f"query {names[photo.name]}", total=total).pixels
+        heading = f"query {names[photo.name]}"
+        return grid(rows, options, heading=heading, total=total, view=self.contrast.view).pixels

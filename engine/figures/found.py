@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..decompose import View
 from ..errors import ImageError
 from ..images.decode import load
 from ..images.geometry import Geometry
@@ -69,7 +70,9 @@ class SearchFigure(Figure):
         columns = max([1, *(min(len(one.hits), COLUMNS) for one in self.found)])
         side = max(120, min(options.panel_height, 1800 // (columns + 1)))
         total = "the score" if all(map(_sums_to_score, self.found)) else "the map's sum"
-        return grid(rows, replace(options, panel_height=side), heading=self.heading, total=total).pixels
+        options = replace(options, panel_height=side)
+        view: View = "influence" if any(one.view == "influence" for one in self.found) else "contribution"
+        return grid(rows, options, heading=self.heading, total=total, view=view).pixels
 
     def _stacks(
         self, found: Found, part: slice, names: dict[str, str], scales: tuple[str, str]

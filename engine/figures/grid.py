@@ -7,11 +7,12 @@ Work is done at the size of the picture, never at the photo's.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import numpy as np
 
+from ..decompose import View
 from ..options import Options
 from ..types import Pixels
 from .layout import CAPTION, FAINT, HEADING, INK, PAPER, ROW_TITLE, TITLE, Layout, padded
@@ -53,7 +54,14 @@ class Grid:
     places: tuple[Rectangle, ...]
 
 
-def grid(rows: Sequence[Row], options: Options, *, heading: str = "", total: str = "the score") -> Grid:
+def grid(
+    rows: Sequence[Row],
+    options: Options,
+    *,
+    heading: str = "",
+    total: str = "the score",
+    view: View = "contribution",
+) -> Grid:
     """Photos and maps in rows of stacks, with a heading and the legend of each scale.
 
     A row's stacks are equally high and as wide as their photos make them, so that photos of unlike shapes
@@ -65,11 +73,14 @@ def grid(rows: Sequence[Row], options: Options, *, heading: str = "", total: str
         options: ``panel_height``, ``opacity``, ``scale`` and ``contours`` count.
         heading: text at the top, usually the score, on as many lines as it needs.
         total: what a map sums to, in the words of the legend.
+        view: what the maps show. ``influence`` has no contours, since it is no share of a score.
 
     Raises:
         DecompositionError: the scale is not a positive number.
     """
-    legends = _legends(rows, options, total)
+    if view == "influence":
+        options = replace(options, contours=False)
+    legends = _legends(rows, options, total, view)
     sized = [[stack_sizes(stack, options.panel_height) for stack in row.stacks] for row in rows]
     layout = Layout(max((sum(width for _, width in row) for row in sized), default=0))
     gap, margin = layout.px(GAP), layout.px(MARGIN)
@@ -167,7 +178,9 @@ def _cells(
     return cells, places
 
 
-def _legends(rows: Sequence[Row], options: Options, sums_to: str) -> dict[str, Legend]:
+def _legends(
+    rows: Sequence[Row], options: Options, sums_to: str, view: View = "contribution"
+) -> dict[str, Legend]:
     """The legend of each scale that a map has, by its name."""
     scales: dict[str, list[Panel]] = {}
     for panel in (panel for row in rows for stack in row.stacks for panel in stack if panel.map is not None):
@@ -186,7 +199,8 @@ def _legends(rows: Sequence[Row], options: Options, sums_to: str) -> dict[str, L
             notes += _notes([panel for own in scales.values() for panel in own])
             if options.contours:
                 total = "the positive contributions" if negative else sums_to
-        legends[name] = Legend(scale, any((values < 0).any() for values in maps), clipped, name, total, notes)
+        against = any((values < 0).any() for values in maps)
+        legends[name] = Legend(scale, against, clipped, name, total, notes, view)
     return legends
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..decompose import View
 from ..types import Pixels
 from .contours import SHARES, WIDTH
 from .heat import apply_heat
@@ -17,6 +18,14 @@ from .text import draw_text, text_width
 GROUNDS = {"on light photos": 232, "on dark photos": 40}  # greys of the bar's two halves
 # Height of the bar's one half, lengths and a gap, in units of the layout.
 BAR, BAR_LENGTH, SWATCH, SPACE = 17, 260, 34, 8
+MEANINGS: dict[View, str] = {
+    "contribution": "contribution to the cosine per cell",
+    "influence": "influence on the cosine per cell: red to yellow raises the score",
+}
+NEGATIVE: dict[View, str] = {
+    "contribution": "blue, hatched: against similarity",
+    "influence": "blue, hatched: lowers the score",
+}
 SWATCH_GROUND = (92, 92, 92)
 
 
@@ -31,6 +40,7 @@ class Legend:
         of: which maps the scale is of; empty where a picture has one scale.
         total: what the contours enclose shares of; empty without contours.
         notes: further lines.
+        view: what the maps show.
     """
 
     scale: float
@@ -39,14 +49,15 @@ class Legend:
     of: str = ""
     total: str = ""
     notes: Sequence[str] = ()
+    view: View = "contribution"
 
     def draw(self, layout: Layout, width: int, opacity: float) -> Pixels:
         """The legend on white, uint8 RGB (height, width, 3)."""
         bands = [_bar(layout, self, width, opacity), _ticks(layout, self, width)]
-        meaning = "contribution to the cosine per cell" + (f", {self.of}" if self.of else "")
+        meaning = MEANINGS[self.view] + (f", {self.of}" if self.of else "")
         bands.append(layout.paragraph(meaning, SMALL, width, FAINT))
         if self.negative:
-            bands.append(layout.paragraph("blue, hatched: against similarity", SMALL, width, FAINT))
+            bands.append(layout.paragraph(NEGATIVE[self.view], SMALL, width, FAINT))
         if self.total:
             for share in reversed(SHARES):
                 part = "half" if share == 0.5 else f"{share:.0%}".replace("%", " %")

@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from ..decompose import View as MapView
+from ..images.region import region_weights
 from ..options import Options
 from ..results import Pair
-from ..types import Corners, Pixels
+from ..types import Array, Box, Corners, Pixels
 from .figure import Figure
 from .grid import Rectangle, Row, grid, stack_pictures
 from .layout import READ_AT
 from .links import Link, draw_links
 from .names import short_names
 from .panel import Panel, View
+from .text import MINUS
 
 MATCHES = 5  # of a cell, that are drawn
 
@@ -28,23 +31,34 @@ class PairFigure(Figure):
             matches in the second image, and lines to its best matches. The picture counts rows and columns
             from 1.
         options: size and strength of what is drawn.
+        view: what the maps of the picture show: contributions to the score, or which places raise and which
+            lower it. A point's row always shows contributions.
+        boxes: (x, y, w, h) in pixels of the first photo, a region whose contribution and influence are
+            reported, and which the picture outlines.
     """
 
     pair: Pair
     point: tuple[int, int] | None = None
     options: Options = field(default_factory=Options)
+    view: MapView = "contribution"
+    boxes: tuple[Box, ...] = ()
 
     def data(self) -> dict[str, Any]:
-        """Score, residuals and maps; with a point, its cell, its map and its best matches, as [y, x] from 0.
+        """Score, residuals, maps and influence.
+
+        With a point, its cell, its map and its best matches, as [y, x] from 0. With boxes, the sums of the
+        first image's map (``contribution``) and of its influence over their union.
 
         Raises:
             DecompositionError: the point is outside the map.
+            ImageError: a box is off the photo, or the network sees nothing of it.
         """
         pair = self.pair
         report: dict[str, Any] = {
             "score": pair.score,
             "residuals": list(pair.residuals),
             "maps": [values.tolist() for values in pair.maps],
+            "influence": [values.tolist() for values in pair.influence],
             "images": [
                 {"path": photo.name, "height": photo.pixels.shape[0], "width": photo.pixels.shape[1]}
                 for photo in pair.photos
@@ -56,6 +70,14 @@ class PairFigure(Figure):
                 "map": pair.point(0, *self.point).tolist(),
                 "matches": [list(cell) for cell in self._matches(*self.point)],
             }
+        if self.boxes:
+            here = pair.images[0]
+            weights = region_weights(here.geometry, *here.parts.shape[:2], boxes=self.boxes)
+            report["region"] = {
+                "boxes": [list(box) for box in self.boxes],
+                "contribution": float((weights * pair.maps[0]).sum()),
+                "influence": float((weights * pair.influence[0]).sum()),
+            }
         return report
 
     def picture(self) -> Pixels:
@@ -66,19 +88,27 @@ class PairFigure(Figure):
         """
         pair = self.pair
         names = short_names(photo.name for photo in pair.photos)
+        maps = pair.maps if self.view == "contribution" else pair.influence
+        outlines = tuple((x, y, x + w, y + h) for x, y, w, h in self.boxes)
         stacks = []
-        for photo, embedded, values, rest in zip(
-            pair.photos, pair.images, pair.maps, pair.residuals, strict=True
-        ):
-            caption = f"the map sums to {values.sum():.3f}"
-            if embedded.rest is not None:
-                caption += f"{_share(values.sum(), pair.score)}, no place owns {rest:.3f}"
-            plain = Panel(photo.pixels, None, embedded.geometry, title=names[photo.name])
-            stacks.append([plain, Panel(photo.pixels, values, embedded.geometry, caption=caption)])
+        for at, (photo, image, values) in enumerate(zip(pair.photos, pair.images, maps, strict=True)):
+            boxes = outlines if at == 0 else ()
+            caption = self._contribution(at) if self.view == "contribution" else _influence(values)
+            plain = Panel(photo.pixels, None, image.geometry, title=names[photo.name], boxes=boxes)
+            stacks.append([plain, Panel(photo.pixels, values, image.geometry, caption=caption, boxes=boxes)])
         total = "the score" if pair.images[0].rest is None else "the map's sum"
         heading = f"cosine similarity {pair.score:.3f}"
-        picture = grid([Row(stacks)], self.options, heading=heading, total=total).pixels
+        picture = grid([Row(stacks)], self.options, heading=heading, total=total, view=self.view).pixels
         return picture if self.point is None else stack_pictures([picture, self._point_picture(*self.point)])
+
+    def _contribution(self, at: int) -> str:
+        """The caption of a map: what it sums to, and what no place owns."""
+        pair = self.pair
+        total = pair.maps[at].sum()
+        caption = f"the map sums to {total:.3f}"
+        if pair.images[at].rest is not None:
+            caption += f"{_share(total, pair.score)}, no place owns {pair.residuals[at]:.3f}"
+        return caption
 
     def _matches(self, y: int, x: int) -> list[tuple[int, int]]:
         """The cells of the second image that cell (y, x) of the first matches best, best first."""
@@ -127,6 +157,12 @@ def _middle(panel: Panel, place: Rectangle, box: Corners) -> tuple[float, float]
     view = View(panel.canvas, bottom - top, right - left)
     x, y = view.point((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     return left + x, top + y
+
+
+def _influence(values: Array) -> str:
+    """The caption of an influence map."""
+    up, down = values[values > 0].sum(), values[values < 0].sum()
+    return f"raise the score: {up:+.3f}, lower it: {down:+.3f}".replace("-", MINUS)
 
 
 _LEAST_SCORE = 0.05  # below it a share of the score says nothing

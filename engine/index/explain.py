@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from .. import decompose
+from ..decompose import View
 from ..engine import Engine
 from ..errors import ImageError
 from .search import Found, Match
 
 
-def explain(engine: Engine, found: Sequence[Found]) -> list[Found]:
+def explain(engine: Engine, found: Sequence[Found], *, view: View = "contribution") -> list[Found]:
     """What was found, with the maps of the query and of each hit.
 
     The hits' photos are opened and embedded again, since an index keeps no feature maps.
@@ -16,6 +18,8 @@ def explain(engine: Engine, found: Sequence[Found]) -> list[Found]:
     Args:
         engine: with the model that made the index.
         found: by ``search`` or ``search_embeddings``.
+        view: what the maps show: contributions to the score that ranks, or influence on it; this takes
+            another run of the network for each hit.
 
     Returns:
         The same searches with ``matches``; a hit whose file cannot be read any more has None.
@@ -23,24 +27,29 @@ def explain(engine: Engine, found: Sequence[Found]) -> list[Found]:
     Raises:
         ImageError: a query cannot be read any more.
     """
-    return [_explained(engine, one) for one in found]
+    return [_explained(engine, one, view) for one in found]
 
 
-def _explained(engine: Engine, found: Found) -> Found:
+def _explained(engine: Engine, found: Found, view: View) -> Found:
     query = None
     if found.source is not None:
         (query,) = engine.embed([found.source])
     matches: list[Match | None] = []
     for hit in found.hits:
         try:
-            (image,) = engine.maps([hit.path], found.direction)
+            direction = found.direction
+            if view == "influence":
+                (vector,) = engine.vectors([hit.path])
+                direction = decompose.influence_direction(vector.embedding, direction)
+            (image,) = engine.maps([hit.path], direction)
         except ImageError:
             matches.append(None)
             continue
         asked = None
         if query is not None:
-            asked = query.map_against(image)
+            asked = query.map_against(image, view)
             if found.weights is not None:
                 asked = asked * found.weights
         matches.append(Match(asked, image))
-    return replace(found, matches=tuple(matches), geometry=None if query is None else query.geometry)
+    geometry = None if query is None else query.geometry
+    return replace(found, matches=tuple(matches), geometry=geometry, view=view)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import decompose
+from ..decompose import View
 from ..engine import Engine
 from ..errors import ConfigError, DecompositionError, StoreError
 from ..images.geometry import Geometry
@@ -72,6 +73,7 @@ class Found:
         weights: (H, W), the share of each cell inside the region; None for the whole image.
         matches: the maps of each hit, None for one whose file is gone; None without ``explain``.
         geometry: where the network's input lies on the query, if there are maps and a query.
+        view: what the maps show.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Found:
     weights: npt.NDArray[np.float32] | None = None
     matches: tuple[Match | None, ...] | None = None
     geometry: Geometry | None = None
+    view: View = "contribution"
 
 
 def search(

@@ -41,16 +41,16 @@ NUMBERS = st.sampled_from(
 TUPLES = st.lists(NUMBERS | st.sampled_from(["10", "-5", "200"]), max_size=5).map(",".join)
 WORDS = st.text(max_size=5) | st.sampled_from(["cpu", "auto", "cuda:99", "avg", "fp32", "a", "b"])
 FLAGS = {
-    "compare photos/a/1.png photos/b/1.png": ["--maps", "--point", "--no-contours"],
+    "compare photos/a/1.png photos/b/1.png": ["--maps", "--point", "--region", "--influence"],
     "search ix photos/a/1.png": ["--embedding", "-k", "--region", "--mask", "--compare-whole", "--per-class"],
     "search ix --embedding one.npy": ["-k", "--exclude-self"],
-    "class photos/a -o out.png": ["--index", "--label", "--rest"],
+    "class photos/a -o out.png": ["--index", "--label", "--rest", "--influence"],
     "class --index ix --label a -o out.png": ["--rest"],
     "contrast --model MODEL photos/a/1.png photos/b/1.png -o out.png": ["--models", "--steps", "-k"],
     "contrast --model MODEL photos/a/1.png --index-folder photos -o out.png": ["--labels", "-k"],
     "contribution --folder photos -o out.png": ["--pairs", "--seed", "--labels"],
     "contribution text.csv -o out.png": ["--pairs"],
-    "evaluate photos": ["--against", "--faithfulness", "--pairs", "--seed", "--labels"],
+    "evaluate photos": ["--against", "--faithfulness", "--occlusion", "--pairs", "--seed", "--labels"],
     "inspect MODEL": [],
     "export --onnx MODEL -o out.onnx": ["--weights", "--p", "--size", "--mean", "--std", "--pool", "--resize",
                                         "--precision", "--crop-fraction", "--calibrate", "--conv-layer"],
@@ -70,6 +70,8 @@ GOOD = {
 }  # fmt: skip
 SWITCHES = {
     "--force",
+    "--influence",
+    "--occlusion",
     "--json",
     "--no-contours",
     "--compare-whole",

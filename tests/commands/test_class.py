@@ -22,6 +22,11 @@ def test_class_shows_what_its_images_share(simmap: Simmap, folder: Path) -> None
     assert [image["cohesion"] for image in same["images"]] == pytest.approx(
         [image["cohesion"] for image in done["images"]], abs=1e-6
     )
+    moved = report(simmap("class", "photos/buddha", "-o", "h.png", "--json", "--influence"))
+    assert moved["view"] == "influence" and same["view"] == "contribution"
+    for image in moved["images"]:
+        at = Path(image["path"]).name != Path(pair["images"][0]["path"]).name
+        np.testing.assert_allclose(image["map"], pair["influence"][at], atol=1e-6)
     rest = report(simmap("class", "--index", "ix", "--label", "buddha", "--rest", "-o", "e.png", "--json"))
     assert rest["images"][0]["cohesion"] < same["images"][0]["cohesion"]
     plain = simmap("class", "photos/buddha", "-o", "f.png").stdout

@@ -55,6 +55,31 @@ def test_compare_reports_json_whose_maps_sum_to_the_score(
     assert float(saved["score"]) == pytest.approx(report["score"])
 
 
+def test_compare_reports_what_raises_and_lowers_the_score_and_sums_a_region(
+    simmap: Simmap, photos: tuple[Path, Path], tmp_path: Path
+) -> None:
+    region = ("--region", "0,0,320,180", "--region", "0,0,100,50")
+    done = simmap("compare", *photos, "--json", "-o", "p.png", "--maps", "m.npz", "--influence", *region)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert np.sum(report["maps"][0]) == pytest.approx(report["score"], abs=1e-5)
+    for values in report["influence"]:
+        assert np.sum(values) == pytest.approx(0, abs=1e-6) and np.min(values) < 0 < np.max(values)
+    saved = np.load(tmp_path / "cwd" / "m.npz")
+    np.testing.assert_allclose(saved["influence_1"], report["influence"][1], atol=1e-7)
+    weights = np.zeros((7, 7))  # the upper left quarter; the second box lies in the first
+    weights[:3, :3], weights[3, :3], weights[:3, 3], weights[3, 3] = 1, 0.5, 0.5, 0.25
+    for key, values in (("contribution", report["maps"][0]), ("influence", report["influence"][0])):
+        assert report["region"][key] == pytest.approx((weights * values).sum(), abs=1e-5)
+    text = simmap("compare", *photos, "-o", "q.png", *region).stdout
+    assert f"region's contribution  {report['region']['contribution']:.4f}" in text
+    assert f"region's influence     {report['region']['influence']:+.4f}" in text
+    drawn = [cv2.imread(str(tmp_path / "cwd" / name)) for name in ("p.png", "q.png")]
+    blue = [int(((p[..., 0] > 90) & (p[..., 2] < 50)).sum()) for p in drawn]
+    assert blue[0] > blue[1] + 1000  # only influence has places that speak against
+    failed(simmap("compare", *photos, "--force", "--region", "900,0,9,9"), "is off the photo")
+
+
 def test_an_image_is_fully_similar_to_itself(simmap: Simmap, photos: tuple[Path, Path]) -> None:
     report = json.loads(simmap("compare", photos[0], photos[0], "--json").stdout)
     assert report["score"] == pytest.approx(1, abs=1e-6)

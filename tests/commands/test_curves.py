@@ -40,9 +40,31 @@ def test_evaluate_tells_whether_a_model_may_be_deployed(simmap: Simmap, folder: 
 
 def test_evaluate_measures_faithfulness(simmap: Simmap, folder: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = report(simmap("evaluate", "photos", "--faithfulness", "--pairs", "2", "-o", "f.png", "--json"))
-    curves = done["faithfulness"]
-    assert curves["pairs"] == 2 and len(curves["shares"]) == len(curves["deletion"]["map"]["curve"]) == 13
-    assert curves["deletion"]["map"]["curve"][0] == pytest.approx(1, abs=1e-4)
-    assert curves["deletion"]["map"]["area"] < curves["deletion"]["random"]["area"]
+    plain = ("evaluate", "photos", "--faithfulness", "--pairs", "2")
+    done = report(simmap(*plain, "-o", "f.png", "--json"))["faithfulness"]
+    assert done["pairs"] == 2 and set(done["baselines"]) == {"blur", "mean"}
+    orders = done["baselines"]["blur"]
+    assert set(orders) == {
+        "map", "influence", "mean", "grad_cam", "layer_cam", "eigen_cam", "norm", "random",
+    }  # fmt: skip
+    for one in orders.values():
+        assert len(one["curves"]["deletion"]) == len(done["shares"]) == 13
+        assert one["curves"]["deletion"][0] == one["curves"]["insertion"][-1] == pytest.approx(1, abs=1e-4)
+        curve = one["curves"]["deletion"]
+        area = sum((a + b) / 24 for a, b in zip(curve[1:], curve[:-1], strict=True))
+        assert one["deletion"] == pytest.approx(area, abs=1e-9)
+        assert one["difference"] == pytest.approx(one["insertion"] - one["deletion"], abs=1e-9)
+        assert one["interval"][0] <= one["difference"] <= one["interval"][1]
+    assert orders["map"]["difference"] > orders["random"]["difference"]
+    assert done["composites"]["count"] == 2
     assert cv2.imread(str(folder.parent / "f.png")).shape[1] > 1800
+    lines = simmap(*plain).stdout.splitlines()
+    start = lines.index("areas under the score of 2 pairs, removed blocks blurred:")
+    head = lines[start + 1]
+    for line, one in zip(lines[start + 2 :], orders.values(), strict=False):
+        # Numbers stand below the ends of their names.
+        for name, value in (("insertion", one["insertion"]), ("difference", one["difference"])):
+            assert line[: head.index(name) + len(name)].split()[-1] == f"{value:.4f}"
+    assert lines[-1] == "not measured: gradient x activation (it is the influence here)"
+    assert "better than the map, at 95 %: none" in lines  # of two pairs nothing is said
+    failed(simmap("evaluate", "photos", "--occlusion"), "--occlusion goes with --faithfulness", code=2)

@@ -237,6 +237,51 @@ def test_a_region_query_scores_as_the_weighted_map(network: dict[str, Any], seed
     assert total == pytest.approx(decompose.score(e_i, e_j), abs=1e-5 * size)
 
 
+@given(networks(), st.integers(0, 2**32 - 1))
+def test_the_influence_is_the_numerical_derivative_of_the_score_by_the_weight_of_a_place(
+    network: dict[str, Any], seed: int
+) -> None:
+    (parts_i, e_i), (_, e_j) = (embed(network, alpha) for alpha in network["alphas"])
+    if not has_direction(e_i, e_j):
+        return
+    parts, embedding, other = parts_i.astype(float), e_i.astype(float), e_j.astype(float)
+    rest = embedding - parts.sum(axis=(0, 1))
+    unit = other / np.sqrt((other**2).sum())
+    values = decompose.direction_map(parts, embedding, decompose.influence_direction(embedding, unit))
+
+    def weighted_score(weights: Array) -> float:
+        weighted = (weights[..., None] * parts).sum(axis=(0, 1)) + rest
+        return float(weighted @ unit / np.sqrt((weighted**2).sum()))
+
+    y, x = (int(np.random.default_rng(seed + axis).integers(parts.shape[axis])) for axis in (0, 1))
+    size = np.sqrt((parts[y, x] ** 2).sum() / (embedding**2).sum())
+    step = 1e-5 / max(1.0, size)
+    up, down = np.ones(parts.shape[:2]), np.ones(parts.shape[:2])
+    up[y, x] += step
+    down[y, x] -= step
+    slope = (weighted_score(up) - weighted_score(down)) / (2 * step)
+    assert values[y, x] == pytest.approx(slope, abs=1e-6 * max(1.0, size**2))
+    # It is M - s S, and sums to what the rests leave.
+    own = decompose.similarity_map(parts, embedding, embedding)
+    score = decompose.score(embedding, other)
+    against = decompose.similarity_map(parts, embedding, other)
+    np.testing.assert_allclose(values, against - score * own, atol=1e-12 * max(1.0, np.abs(own).sum()))
+    left = score * decompose.residual(rest, embedding, embedding)
+    left -= decompose.residual(rest, embedding, other)
+    assert values.sum() == pytest.approx(left, abs=1e-12 * max(1.0, np.abs(own).sum()))
+
+
+def test_influence_directions_of_many_images_equal_one_at_a_time() -> None:
+    rng = np.random.default_rng(5)
+    embeddings, directions = rng.normal(size=(2, 4, 6))
+    many = decompose.influence_direction(embeddings, directions)
+    for embedding, direction, one in zip(embeddings, directions, many, strict=True):
+        unit = embedding / np.sqrt((embedding**2).sum())
+        by_hand = direction - float((unit * direction).sum()) * unit
+        np.testing.assert_allclose(one, by_hand, atol=1e-14)
+        assert one @ embedding == pytest.approx(0, abs=1e-12)
+
+
 def test_class_maps_equal_the_double_loop() -> None:
     rng = np.random.default_rng(0)
     alphas = [rng.random((5, h, w)).astype(np.float32) for h, w in ((2, 3), (4, 4), (1, 6), (3, 3))]

@@ -54,6 +54,36 @@ def test_words_of_a_pair_with_a_bias() -> None:
     assert shown.maps[0].sum() + shown.residuals[0] == pytest.approx(shown.score, abs=1e-5)
 
 
+def test_words_of_an_influence_picture_have_no_shares_of_a_score() -> None:
+    shown = pair()
+    words = words_of(PairFigure(shown, None, Options(), "influence"))
+    for values, caption in zip(shown.influence, (words[2], words[4]), strict=True):
+        up, down = values[values > 0].sum(), -values[values < 0].sum()
+        assert caption == f"raise the score: +{up:.3f}, lower it: \N{MINUS SIGN}{down:.3f}"
+        assert up == pytest.approx(down, abs=1e-6)  # no rest: it sums to 0
+    text = " ".join(words)
+    assert "red to yellow raises the score" in text and "blue, hatched: lowers the score" in text
+    assert "inside" not in text and "sums to" not in text
+
+
+def test_data_of_a_region_sums_the_cells_by_the_share_that_it_covers() -> None:
+    shown = pair()
+    # 160 x 90 pixels and 4 x 5 cells: half of the first cell, in the first row.
+    report = PairFigure(shown, boxes=((0, 0, 16, 22.5),)).data()
+    assert report["region"]["contribution"] == pytest.approx(shown.maps[0][0, 0] / 2, abs=1e-7)
+    assert report["region"]["influence"] == pytest.approx(shown.influence[0][0, 0] / 2, abs=1e-7)
+    own = shown.images[0].map_against(shown.images[0])
+    for values, influence in zip(shown.maps[:1], report["influence"][:1], strict=True):
+        np.testing.assert_allclose(influence, values - shown.score * own, atol=1e-6)
+
+
+def test_a_region_is_outlined_on_the_first_photo_only() -> None:
+    shown = pair()
+    bare, outlined = (PairFigure(shown, None, SMALL, boxes=b).picture() for b in ((), ((20, 20, 80, 40),)))
+    changed = np.flatnonzero((bare != outlined).any(axis=(0, 2)))
+    assert len(changed) > 0 and changed.max() < bare.shape[1] / 2 + 30
+
+
 def test_words_of_a_point_count_from_one() -> None:
     words = words_of(PairFigure(pair(), (1, 2), Options()))
     assert "row 2, column 3" in words

@@ -93,3 +93,24 @@ def test_words_of_a_contrast(monkeypatch: pytest.MonkeyPatch) -> None:
         "model 1: recall@1 0.250, maps correlate 0.500 with the row above",
         "query", "cat: other.jpg", scores[1],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["search", "class", "contrast"])
+def test_pictures_of_influence_have_no_contours_and_a_legend_of_their_own(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[legend.Legend] = []
+    monkeypatch.setattr(
+        legend.Legend,
+        "draw",
+        lambda self, layout, width, opacity: (drawn.append(self), layout.line("", 13, width, (0, 0, 0)))[1],
+    )
+    searched = [replace(one, view="influence") for one in searches(tmp_path)]
+    figures: dict[str, Figure] = {
+        "search": SearchFigure(searched, "", WIDE),
+        "class": ClassFigure(replace(class_maps(), view="influence"), "", WIDE),
+        "contrast": ContrastFigure(replace(contrast(), view="influence"), WIDE),
+    }
+    figures[kind].picture()
+    assert drawn and all(one.view == "influence" and one.total == "" for one in drawn)
+    assert "raises the score" in legend.MEANINGS["influence"]

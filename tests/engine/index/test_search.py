@@ -19,6 +19,7 @@ from simmap.engine.index.store import Entry
 from simmap.engine.index.update import update_index
 from simmap.engine.options import Options
 from simmap.engine.results import Embedded
+from simmap.engine.types import Box
 
 NAMES = (
     "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "letterbox_bgr", "crop",
@@ -316,3 +317,37 @@ def test_what_cannot_be_searched_for_is_told(
     update_index(flat, engine, find_images(folder / "house"))
     with pytest.raises(StoreError, match="the index has no labels"):
         search(engine, flat, [query], per_class=True)
+
+
+@pytest.mark.parametrize("boxes", [(), ((100.0, 165.0, 180.0, 130.0),)])
+def test_explained_influence_is_the_derivative_of_what_ranks(
+    shipped: tuple[Engine, Index], folder: Path, boxes: tuple[Box, ...]
+) -> None:
+    engine, index = shipped
+    query = str(folder / "box" / "box_in_scene.png")
+    (found,) = search(engine, index, [query], 3, boxes=boxes, exclude_self=True)
+    (moved,) = explain(engine, [found], view="influence")
+    assert moved.view == "influence" and moved.matches is not None
+    (asked,) = engine.embed([query])
+    asked_unit = asked.embedding.astype(float) / np.linalg.norm(asked.embedding)
+    wanted = asked_unit
+    if boxes:
+        assert found.weights is not None
+        weighted = (found.weights[..., None] * asked.parts).sum(axis=(0, 1), dtype=float)
+        wanted = weighted / np.linalg.norm(asked.embedding)
+    for hit, match in zip(found.hits, moved.matches, strict=True):
+        (image,) = engine.embed([hit.path])
+        assert match is not None and match.query is not None
+        norm = np.linalg.norm(image.embedding)
+        unit = image.embedding.astype(float) / norm
+        # M - s S, a place at a time, for the hit and for the query.
+        by_hand = [
+            [p @ wanted / norm - (unit @ wanted) * (p @ unit) / norm for p in row] for row in image.parts
+        ]
+        np.testing.assert_allclose(match.hit.map, by_hand, atol=1e-6)
+        own = np.linalg.norm(asked.embedding)
+        score = unit @ asked_unit
+        by_hand = [[p @ unit / own - score * (p @ asked_unit) / own for p in row] for row in asked.parts]
+        expected = np.array(by_hand) * (1 if found.weights is None else found.weights)
+        np.testing.assert_allclose(match.query, expected, atol=1e-6)
+    assert SearchFigure([moved]).picture().std() > 10

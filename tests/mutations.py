@@ -5,19 +5,24 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-INTEGERS = (0, 1, 2, 3, 7, 127, 128, 255, 256, 4096, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1)
+INTEGERS = (
+    *(0, 1, 2, 3, 7, 127, 128, 255, 256, 4096, 65535, 65536),
+    *(2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1),
+)
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e-300, 1e308, float("nan"), float("inf"), -float("inf"), 10**18, 10**400,
-    "", "x", "avg", "max", "gem", "none", "affine", "²", "\x1b[31m", "\ud800", "a\nb", "x" * 300, "0", "1e999",
-    [], [0], [1, 2, 3], [[1]], {}, {"x": 1}, {"absolute": "1"},
+    None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e-300, 1e308,
+    float("nan"), float("inf"), -float("inf"), 10**18, 10**400,
+    "", "x", "avg", "max", "gem", "none", "affine", "²", "\x1b[31m", "\ud800", "a\nb", "x" * 300, "0",
+    "1e999", [], [0], [1, 2, 3], [[1]], {}, {"x": 1}, {"absolute": "1"},
 )  # fmt: skip
 # Pieces of YAML and CSV that parsers treat in ways of their own.
 PIECES = (
-    "&a [*a]", "&a {b: *a}", "*a", "<<: {model: x}", "!!python/object:os.system x", "!!binary =", "!!set {a}",
-    "2001-02-30", "2001-01-01", "1:30:00", "0x1g", "0o9", ".nan", "-.inf", "1_000", "~", "? a", "? {a: b}\n: c",
-    "%YAML 9.9\n---\n", "---\n", "...\n", "|\n", ">-\n", "\t", "\0", "\x85", "\u2028", "\ufeff", "'", '"', "{", "[", "}",
-    "- ", ": ", "#", ",", ";", "\r", "\n", "[" * 50, "{a: " * 300, "9" * 5000, "threads: 1\n", "size: [1, 1]\n",
-    "path,label\n", '"a\nb",c', "yes", "null", "é", "\udcff",
+    "&a [*a]", "&a {b: *a}", "*a", "<<: {model: x}", "!!python/object:os.system x", "!!binary =",
+    "!!set {a}", "2001-02-30", "2001-01-01", "1:30:00", "0x1g", "0o9", ".nan", "-.inf", "1_000", "~", "? a",
+    "? {a: b}\n: c", "%YAML 9.9\n---\n", "---\n", "...\n", "|\n", ">-\n", "\t", "\0", "\x85", "\u2028",
+    "\ufeff", "'", '"', "{", "[",
+    "}", "- ", ": ", "#", ",", ";", "\r", "\n", "[" * 50, "{a: " * 300, "9" * 5000, "threads: 1\n",
+    "size: [1, 1]\n", "path,label\n", '"a\nb",c', "yes", "null", "é", "\udcff",
 )  # fmt: skip
 INJURIES = ("bits", "bytes", "header", "cut", "end", "inserted", "lost", "zeros", "joined")
 
@@ -124,4 +129,3 @@ def _places(data: Any) -> Any:
         yield data, key
         if isinstance(data[key], dict | list):
             yield from _places(data[key])
-

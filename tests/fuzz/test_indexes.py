@@ -11,9 +11,9 @@ from tempfile import mkdtemp
 import numpy as np
 import pytest
 from fuzzing import fuzzed, refusing, trial
+from index_common import ENGINE, D, entry, files, header, units
 from mutations import VALUES, injured
 
-from index_common import ENGINE, D, entry, files, header, units
 from simmap.engine import search_embeddings
 from simmap.engine.errors import StoreError
 from simmap.engine.index.check import check_index
@@ -22,15 +22,26 @@ from simmap.engine.index.embedded import Index
 COUNT = 40
 COLUMNS = {
     "images": ("row", "id", "label", "height", "width", "bytes", "mtime_ns", "checksum", "dead"),
-    "header": ("token", "model", "fingerprint", "dimension", "root", "generation", "rows", "deaths", "checksum"),
+    "header": (
+        "token",
+        "model",
+        "fingerprint",
+        "dimension",
+        "root",
+        "generation",
+        "rows",
+        "deaths",
+        "checksum",
+    ),
 }
 STATEMENTS = (
     "DROP TABLE images", "DROP INDEX live", "DROP INDEX labels", "DELETE FROM header", "DELETE FROM images",
     "DELETE FROM images WHERE row = 3", "INSERT INTO header SELECT * FROM header", "PRAGMA user_version = 3",
     "PRAGMA application_id = 0", "CREATE VIEW v AS SELECT 1", "ALTER TABLE images ADD COLUMN x",
     "CREATE TRIGGER t AFTER UPDATE ON header BEGIN DELETE FROM images; END", "PRAGMA journal_mode = WAL",
-    "UPDATE images SET row = row + 100", "UPDATE images SET dead = row + 1", "VACUUM", "PRAGMA encoding = 'UTF-16'",
-    "UPDATE images SET row = 9223372036854775807 WHERE row = 5", "UPDATE header SET rows = 9223372036854775807",
+    "UPDATE images SET row = row + 100", "UPDATE images SET dead = row + 1", "VACUUM",
+    "PRAGMA encoding = 'UTF-16'", "UPDATE header SET rows = 9223372036854775807",
+    "UPDATE images SET row = 9223372036854775807 WHERE row = 5",
 )  # fmt: skip
 
 
@@ -40,7 +51,9 @@ def seed() -> Path:
     path = Path(mkdtemp()) / "ix"
     index = Index.create(path, ENGINE, path.parent)
     names = [f"é {number}.png" for number in range(COUNT)]
-    index.upsert([entry(name, "ab"[n % 2] if n % 5 else None) for n, name in enumerate(names)], units(0, COUNT))
+    index.upsert(
+        [entry(name, "ab"[n % 2] if n % 5 else None) for n, name in enumerate(names)], units(0, COUNT)
+    )
     index.upsert([entry(name) for name in names[:5]], units(1, 5))
     index.delete(names[7:10])
     return path

@@ -12,7 +12,11 @@ from mutations import PIECES, garbled, injured
 from simmap.engine.dataset import find_images, read_pairs
 from simmap.engine.index.search import read_embeddings
 
-TEXTS = ("path,label\na.png,x\nb/c.png,y\n", "a,b\na.png,b/c.png\nb/c.png,a.png\n", '"path","label"\r\n"a.png","é"\r\n')
+TEXTS = (
+    "path,label\na.png,x\nb/c.png,y\n",
+    "a,b\na.png,b/c.png\nb/c.png,a.png\n",
+    '"path","label"\r\n"a.png","é"\r\n',
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,10 @@ def test_spoilt_npy(draw: random.Random, folder: Path) -> None:
     kind = draw.choice(("f4", ">f8", "f2", "i4", "c8", "U3", "O", "M8[s]"))
     data = injured(draw, _saved(np.zeros(shape, kind)) if kind != "O" else _saved(np.array(["x"], object)))
     if draw.randrange(3) == 0:
-        head = draw.choice((b"(2, 8)", b"(8,), ", b"(0, 8)")), draw.choice((b"(9**9,)", b"(2**60,)", b"(-1, 8)", b"[8]"))
+        head = (
+            draw.choice((b"(2, 8)", b"(8,), ", b"(0, 8)")),
+            draw.choice((b"(9**9,)", b"(2**60,)", b"(-1, 8)", b"[8]")),
+        )
         data = _saved(np.zeros(shape, "f4")).replace(*head)
     (folder / "one.npy").write_bytes(data)
     with trial("tables", **{"one.npy": data}):

@@ -18,9 +18,9 @@ RECIPES = (RECIPE, "onnx: model.onnx\npool: gem\np: 2.5\nsize: [32, 48]\nmean: [
            "fidelity:\n  same_nearest: 0.5\nprecision: fp16\ndynamic: true\n")  # fmt: skip
 # What YAML makes of few bytes, or leaves open.
 HOSTILE = (
-    "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
-    "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n",
-    "&a [*a]", "model: &a {x: *a}", "[" * 5000, "{a: " * 5000, "threads: " + "9" * 5000, "threads: 1\nthreads: 2\n",
+    "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{9 * f'*a{n},'}]\n" for n in range(8)),
+    "&a [*a]", "model: &a {x: *a}", "[" * 5000, "{a: " * 5000, "threads: " + "9" * 5000,
+    "threads: 1\nthreads: 2\n",
     "? {a: b}\n: 1", "2001-02-30: 1", "scale: 2001-02-30", "!!python/object/apply:os.system [x]", "",
 )  # fmt: skip
 

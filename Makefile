@@ -10,7 +10,7 @@ ENGINE_TESTS := tests/engine tests/commands
 SMOKE_TESTS := tests/engine/test_curves.py tests/engine/test_decompose.py tests/engine/test_engine.py \
 	$(addprefix tests/commands/test_,compare.py curves.py escapes.py export.py outputs.py)
 
-.PHONY: demo test test-runtime test-rest check docs bench format lint types model clean
+.PHONY: demo test test-runtime test-rest check docs bench fuzz format lint types model clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg --force
@@ -34,6 +34,11 @@ check: lint types docs test-runtime test-rest
 # One table of ratios; more with, for example: make bench BENCH="--full --json bench.json --plot growth.png"
 bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH)
+
+# All fuzzers with fresh seeds on all cores; findings lie below build/fuzz.
+MINUTES ?= 30
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

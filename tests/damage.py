@@ -10,6 +10,7 @@ from io import BytesIO
 import cv2
 import numpy as np
 from encoded import chunk, encode, oriented_file, png, smooth, tiff
+from mutations import injured
 from PIL import Image
 
 
@@ -71,27 +72,5 @@ def damaged(count: int, *, of: str = "") -> Iterator[tuple[str, bytes]]:
     for number in range(count):
         draw = random.Random(zlib.crc32(struct.pack("<I", number)))
         name = names[number % len(names)]
-        data = bytearray(whole_files()[name])
-        place = draw.randrange(len(data))
-        injury = draw.choice(["bits", "bytes", "header", "cut", "end", "inserted", "lost", "zeros", "joined"])
-        if injury == "bits":
-            for _ in range(draw.choice((1, 2, 5))):
-                data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-        elif injury == "bytes":
-            for _ in range(draw.choice((1, 3))):
-                data[draw.randrange(len(data))] = draw.choice((0, 1, 127, 255, draw.randrange(256)))
-        elif injury == "header":
-            data[draw.randrange(min(len(data), 120))] = draw.randrange(256)
-        elif injury == "cut":
-            del data[max(1, place) :]
-        elif injury == "end":
-            del data[-draw.randrange(1, 12) :]
-        elif injury == "inserted":
-            data[place:place] = draw.randbytes(draw.choice((1, 2, 4, 30)))
-        elif injury == "lost":
-            del data[place : place + draw.choice((1, 2, 4, 30))]
-        elif injury == "zeros":
-            data[place : place + 8] = bytes(len(data[place : place + 8]))
-        else:
-            data[place:] = data[-draw.choice((2, 12)) :]
-        yield f"{name}, {injury} ({number})", bytes(data)
+        data = whole_files()[name]
+        yield f"{name} ({number})", injured(draw, data)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+from wire import entry
 
 from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY
 from simmap.engine.runtime.fingerprint import fingerprint, read_stored
@@ -32,12 +33,24 @@ def rewritten(
     contract = contract_of(source)
     schema = change(contract) or "1"
     data = source.read_bytes()
-    if signed:
-        contract["fingerprint"] = fingerprint(read_stored(data), contract)
     path = folder / "changed.onnx"
-    metadata = {CONTRACT_KEY: json.dumps(contract).encode(), SCHEMA_KEY: str(schema).encode()}
-    path.write_bytes(with_metadata(data, metadata))
+    path.write_bytes(with_contract(signed_contract(data, contract) if signed else contract, data, schema))
     return path
+
+
+def signed_contract(model: bytes, contract: dict[str, Any]) -> dict[str, Any]:
+    """``contract`` with the fingerprint of what the model holds.
+
+    Raises:
+        ValueError, KeyError: the model is not ONNX, or the contract lacks what a fingerprint covers.
+    """
+    return {**contract, "fingerprint": fingerprint(read_stored(model), contract)}
+
+
+def with_contract(contract: Any, model: bytes, schema: object = "1") -> bytes:
+    """A model with another contract."""
+    metadata = {CONTRACT_KEY: json.dumps(contract).encode(), SCHEMA_KEY: str(schema).encode()}
+    return with_metadata(model, metadata)
 
 
 def with_metadata(model: bytes, metadata: dict[str, bytes]) -> bytes:
@@ -49,15 +62,5 @@ def with_metadata(model: bytes, metadata: dict[str, bytes]) -> bytes:
     for key, value in metadata.items():
         assert model.count(key.encode()) == 1
         model = model.replace(key.encode(), key.replace("simmap", "before").encode())
-        model += _entry(14, _entry(1, key.encode()) + _entry(2, value))
+        model += entry(14, entry(1, key.encode()) + entry(2, value))
     return model
-
-
-def _entry(number: int, payload: bytes) -> bytes:
-    """A field of protobuf with bytes in it."""
-    size, length = b"", len(payload)
-    while True:
-        size += bytes([length & 127 | (128 if length > 127 else 0)])
-        length >>= 7
-        if not length:
-            return bytes([number << 3 | 2]) + size + payload

@@ -238,7 +238,7 @@ class Database:
         """Values of other types than we write come from damage or from another hand."""
         try:
             yield
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise damaged(self._folder, f"{type(error).__name__}: {error}") from error
 
 

@@ -196,7 +196,10 @@ def read_embeddings(path: str | Path) -> Array:
         embeddings = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    # NumPy reads a header as Python, and raises whatever the parts of that raise.
+    except Exception as error:
         raise ConfigError(f"{path}: is no .npy file of numbers; write one with numpy.save") from error
     if (
         not isinstance(embeddings, np.ndarray)

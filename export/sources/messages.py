@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from simmap.engine.errors import printable
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -30,7 +32,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def first_few(items: Sequence[str]) -> str:
-    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")
+    return ", ".join(map(printable, items[:3])) + (", ..." if len(items) > 3 else "")
 
 
 def shape_text(tensor: torch.Tensor) -> str:
@@ -39,4 +41,4 @@ def shape_text(tensor: torch.Tensor) -> str:
 
 def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return printable((lines[0] if lines else type(error).__name__)[:200])

@@ -1,0 +1,89 @@
+"""One try of a fuzzer: what it may do, how long and with how much memory, and where its input is kept.
+
+The suite makes a fixed number of tries, the same on every run. ``tests/fuzz/run.py`` makes others, told by
+the environment: ``SIMMAP_FUZZ`` is the folder where the input of a failure is left, ``SIMMAP_FUZZ_TRIES``
+how many.
+"""
+
+import faulthandler
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from simmap.engine.errors import SimmapError
+
+HANGS = 120  # seconds after which the process ends with a traceback
+SECONDS = 40  # of computing, for one try
+MEGABYTES = 700  # by which one try may raise the peak of the process
+FOLDER = os.environ.get("SIMMAP_FUZZ")
+
+
+def fuzzed(
+    tries: int, **strategies: st.SearchStrategy[Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test for many inputs, which it makes by its argument ``draw``, a ``random.Random``.
+
+    Args:
+        tries: how many in the suite.
+        strategies: of more arguments.
+    """
+    count = int(os.environ.get("SIMMAP_FUZZ_TRIES", tries))
+    fresh: dict[str, Any] = {} if FOLDER is None else {"derandomize": False, "database": None}
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        drawn = given(draw=st.randoms(use_true_random=False), **strategies)(test)
+        return settings(max_examples=count, suppress_health_check=list(HealthCheck), **fresh)(drawn)
+
+    return decorate
+
+
+@contextmanager
+def trial(kind: str, **inputs: bytes) -> Iterator[None]:
+    """Run what is inside: it may raise SimmapError, on one line, and nothing else.
+
+    Args:
+        kind: of the fuzzer.
+        inputs: what it reads, by the name of a file.
+    """
+    kept = None if FOLDER is None else Path(FOLDER) / kind / str(os.getpid())
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        for name, data in inputs.items():
+            (kept / name).write_bytes(data)
+    faulthandler.dump_traceback_later(HANGS, exit=True, file=sys.__stderr__)
+    started, peak = time.process_time(), _peak()
+    try:
+        with refusing():
+            yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    assert time.process_time() - started < SECONDS, "takes too long"
+    assert _peak() - peak < MEGABYTES, f"takes {_peak() - peak:.0f} MB"
+    if kept is not None:
+        for name in inputs:
+            (kept / name).unlink()
+        with (Path(FOLDER or "") / f"{kind}.tries").open("a") as log:
+            log.write(".")
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Let a SimmapError pass that is one printable line."""
+    try:
+        yield
+    except SimmapError as error:
+        line = str(error)
+        assert line and line.isprintable(), repr(line)
+
+
+def _peak() -> float:
+    """Megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,10 +5,11 @@ RUNTIME ?= .venv-runtime
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 TYPES := build/types
-ENGINE_TESTS := tests/engine tests/commands
+ENGINE_TESTS := tests/engine tests/commands tests/fuzz
 # What needs matplotlib, torch or onnx, and what would notice that torch beside the engine breaks something.
 SMOKE_TESTS := tests/engine/test_curves.py tests/engine/test_decompose.py tests/engine/test_engine.py \
-	$(addprefix tests/commands/test_,compare.py curves.py escapes.py export.py outputs.py)
+	$(addprefix tests/commands/test_,compare.py curves.py escapes.py export.py outputs.py) \
+	$(addprefix tests/fuzz/test_,checkpoints.py yaml.py)
 
 .PHONY: demo test test-runtime test-rest check docs bench fuzz format lint types model clean
 

@@ -41,7 +41,7 @@ NUMBERS = st.sampled_from(
 TUPLES = st.lists(NUMBERS | st.sampled_from(["10", "-5", "200"]), max_size=5).map(",".join)
 WORDS = st.text(max_size=5) | st.sampled_from(["cpu", "auto", "cuda:99", "avg", "fp32", "a", "b"])
 FLAGS = {
-    "compare photos/a/1.png photos/b/1.png": ["--maps", "--point", "--no-contours", "--region", "--influence"],
+    "compare photos/a/1.png photos/b/1.png": ["--maps", "--point", "--no-contours", "--region"],
     "search ix photos/a/1.png": ["--embedding", "-k", "--region", "--mask", "--compare-whole", "--per-class"],
     "search ix --embedding one.npy": ["-k", "--exclude-self"],
     "class photos/a -o out.png": ["--index", "--label", "--rest", "--influence"],
@@ -61,7 +61,7 @@ FLAGS = {
     "index check ix": [],
     "inspect model.onnx": [],
     "export recipe.yaml -o out.onnx": ["--weights", "--pool", "--trust", "--embedding"],
-    "compare photos/a/1.png photos/b/2.png --model model.onnx -o out.png": ["--maps", "--point", "--region", "--influence"],
+    "compare photos/a/1.png photos/b/2.png --model model.onnx -o out.png": ["--point", "--region", "--influence"],
 }  # fmt: skip
 # What the options are meant for; NUMBERS and TUPLES hold what is nearly that.
 GOOD = {

@@ -61,7 +61,7 @@ FLAGS = {
     "index check ix": [],
     "inspect model.onnx": [],
     "export recipe.yaml -o out.onnx": ["--weights", "--pool", "--trust", "--embedding"],
-    "compare photos/a/1.png photos/b/2.png --model model.onnx -o out.png": ["--point", "--region", "--influence"],
+    "compare photos/a/1.png photos/b/2.png --model model.onnx -o out.png": ["--region", "--influence"],
 }  # fmt: skip
 # What the options are meant for; NUMBERS and TUPLES hold what is nearly that.
 GOOD = {

@@ -26,7 +26,7 @@ from .sources.source import Source, open_source
 from .surgery.analysis import Exposure, analyse
 from .surgery.exposing import expose
 from .surgery.fingerprint import fingerprint
-from .surgery.heads import constant_part, has_head
+from .surgery.heads import constant_part, dimension_of, head_of, rest_of
 from .surgery.maps import map_graph
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -91,13 +91,13 @@ def export(
     )
     spec, notes = _input_spec(recipe, source)
     notes = [*source.notes, *exposure.notes, *notes]
-    if exposure.tail is None and exposure.pooled_scale != 1:
+    if head_of(exposure) == "none" and exposure.pooled_scale != 1:
         notes.append(
             f"the source's pooled feature is {exposure.pooled_scale:g} times this one; cosines agree"
         )
     progress(
         f"feature map {exposure.conv!r} {' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
-        f"head {'affine' if has_head(exposure) else 'none'}"
+        f"head {head_of(exposure)}"
     )
     model = expose(source.graph, exposure, spec)
     maps = map_graph(exposure, dynamic=spec.dynamic)
@@ -125,6 +125,7 @@ def export(
         float16.store(model)
     checks += compared(model)
     gate.require(checks, precision=stored)
+    notes += gate.warnings(checks)
     contract = _contract(stored, source, exposure, spec, model, bias, checks)
     if recipe.precision == "int8":
         calibration, held_out = recipe.split_photos()
@@ -203,19 +204,20 @@ def _contract(
     checks: list[Check],
 ) -> Contract:
     channels, height, width = exposure.shape
-    pooled = channels * (2 if exposure.pooling == "catavgmax" else 1)
     settings: dict[str, Any] = {
         "pooling": exposure.pooling,
         "p": exposure.p,
         "eps": exposure.eps,
-        "head": "affine" if has_head(exposure) else "none",
+        "head": head_of(exposure),
         "bias": None if bias is None else encode_bias(bias),
         "precision": precision,
     }
+    if rest_of(exposure) == "image":
+        settings["rest"] = "image"
     return Contract(
         input=spec,
         channels=channels,
-        dimension=pooled if exposure.tail is None else exposure.tail.dimension,
+        dimension=dimension_of(exposure),
         grid_height=height,
         grid_width=width,
         fingerprint=fingerprint(model, spec, settings),

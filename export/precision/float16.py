@@ -11,6 +11,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 from simmap.engine.errors import ExportError
 
+from ..surgery.carrying import TAIL
 from ..surgery.exposing import NETWORK_INPUT, normalises
 from ..surgery.graph import raise_opset
 from ..surgery.nodes import OURS
@@ -30,7 +31,8 @@ def store(model: onnx.ModelProto) -> None:
     """
     casts = []
     for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < LEAST_SIZE:
+        is_vector = tensor.name.startswith(TAIL) and len(tensor.dims) < 2
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < LEAST_SIZE or is_vector:
             continue
         value = _as_float16(tensor)
         name = tensor.name

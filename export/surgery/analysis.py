@@ -17,9 +17,12 @@ from simmap.engine.errors import ExportError
 from simmap.engine.types import Array
 
 from .affine import Affine, affine_tail
+from .attention import Attention, match_attention
+from .gated import NotHeldError, gated_tail
 from .graph import AFFINE, Graph, attribute, single_number
 from .layout import Layout, is_channels_last, layout_of
 from .pools import Pool, match_pool
+from .steps import Gated
 from .target import find_target, named_tensor, origin
 
 
@@ -35,7 +38,9 @@ class Exposure:
         place_weights: (C, H, W) of pooling ``weights``.
         place_bias: (C,) of pooling ``weights``.
         tail: the affine map from the pooled (or flattened, in C, H, W order) feature to the
-            embedding; None where nothing follows.
+            embedding, or to where ``gated`` begins; None where nothing follows.
+        gated: the rest of the way, where it is not one affine map.
+        attention: of pooling ``attention``.
         pooled: name of the tensor that is the pooled feature, None for an overridden pooling.
         embedding: name of the tensor that is the embedding, before any final L2 norm; None likewise.
         pooled_scale: the source's pooled feature is this times ours (a sum is H W times the average).
@@ -52,6 +57,8 @@ class Exposure:
     place_weights: Array | None = None
     place_bias: Array | None = None
     tail: Affine | None = None
+    gated: Gated | None = None
+    attention: Attention | None = None
     pooled: str | None = None
     embedding: str | None = None
     pooled_scale: float = 1.0
@@ -78,8 +85,8 @@ def analyse(
             or the name of a tensor to cut at.
 
     Raises:
-        ExportError: there is no such feature map, or something that is not affine follows it; the
-            message names the node and what to do.
+        ExportError: there is no such feature map, or something follows it that is not linear even given
+            the image; the message names the node and what to do.
     """
     if conv_layer is not None and pool is not None:
         conv = named_tensor(graph, conv_layer)
@@ -87,7 +94,7 @@ def analyse(
         return Exposure(conv, layout, shape, pool, *_gem(pool, p))
     target, notes, end = find_target(graph, embedding)
     wanted = origin(graph, named_tensor(graph, conv_layer)) if conv_layer else None
-    found, blockers = _find_pool(graph, target, wanted)
+    found, attention, blockers = _find_pool(graph, target, wanted)
     if found is None:
         raise ExportError(_no_pool(graph, target, wanted))
     if pool is not None:
@@ -95,32 +102,103 @@ def analyse(
         return Exposure(found.conv, layout, shape, pool, *_gem(pool, p), notes=tuple(notes))
     if embedding == "pooled":
         target, blockers, end = found.output, [], None
-    if blockers:
-        node = blockers[-1]
-        # What every path into the node crosses, not just one of its inputs.
-        cut = next(t for t in graph.dominators(node.output[0]) if t not in node.output)
-        offers = [] if cut == found.output else [f"--embedding {cut!r}"]
-        is_flat = found.kind == "flatten"
-        offers += [f"--conv-layer {found.conv!r} --pool avg" if is_flat else "--embedding pooled"]
+    if attention is not None:
+        return _expose_attention(graph, attention, target, notes, is_normed=end == "norm")
+    if not blockers:
+        return _expose(graph, found, target, notes, is_normed=end == "norm")
+    # An affine tail of a flattened map has a matrix for each place; what follows it has none.
+    cut = _before(graph, blockers[-1]) if found.kind == "flatten" else found.output
+    exposure = _expose(graph, found, cut, notes, is_normed=end == "norm")
+    scale = 1.0 if found.kind == "flatten" else found.scale
+    try:
+        gated = gated_tail(graph, cut, target, scale=scale, bias=affine_bias(exposure))
+    except NotHeldError as error:
+        raise ExportError(_refusal(graph, found, error.node)) from error
+    kept = _kept(gated, gated.steps[0].sizes[0] if gated.steps else gated.dimension, found.kind)
+    return replace(exposure, gated=gated, embedding=target, notes=(*notes, kept))
+
+
+def _before(graph: Graph, node: onnx.NodeProto) -> str:
+    """What every path into the node crosses, not just one of its inputs."""
+    return next(t for t in graph.dominators(node.output[0]) if t not in node.output)
+
+
+def _refusal(graph: Graph, found: Pool, node: onnx.NodeProto) -> str:
+    """Why no place owns what a node gives, and where to cut."""
+    cut = _before(graph, node)
+    offers = [] if cut == found.output else [f"--embedding {cut!r}"]
+    is_flat = found.kind == "flatten"
+    offers += [f"--conv-layer {found.conv!r} --pool avg" if is_flat else "--embedding pooled"]
+    return (
+        f"{graph.name}: node {graph.describe(node)} between the feature map and the embedding is not linear "
+        "even with its gates held, so no place owns its part of the score; cut the embedding before it with "
+        f"{' or '.join(offers)}"
+    )
+
+
+def _kept(gated: Gated, size: int, kind: str) -> str:
+    """The note that something behind the pooling is part of the embedding."""
+    # What a norm divides by, and factors, are made of several steps.
+    kinds = {
+        s.node.op_type if s.node else "norm" if s.divides else "" for s in gated.steps if not s.is_linear
+    }
+    held = sorted(kinds - {"", "Sqrt", "Pow", "Reciprocal"})
+    what = f"a tail with gates or norms ({', '.join(held)})" if not gated.is_affine else "an affine head"
+    mend = "" if kind in ("flatten", "attention") else "; --embedding pooled takes the feature before it"
+    return f"{what} leads from {size} to {gated.dimension} features and is kept{mend}"
+
+
+def _expose_attention(
+    graph: Graph, attention: Attention, target: str, notes: list[str], *, is_normed: bool
+) -> Exposure:
+    """Put the attention pooling and its tail together."""
+    try:
+        gated = gated_tail(graph, attention.output, target, mask=attention.mask(graph), bias=None)
+    except NotHeldError as error:
         raise ExportError(
-            f"{graph.name}: node {graph.describe(node)} between the feature map and the embedding is not "
-            "affine, so no place owns its part of the score; cut the embedding before it with "
-            f"{' or '.join(offers)}"
-        )
-    return _expose(graph, found, target, notes, is_normed=end == "norm")
+            f"{graph.name}: node {graph.describe(error.node)} behind the attention pooling is not linear "
+            "even with its gates held, so no place owns its part of the score; cut the embedding before it "
+            f"with --embedding {_before(graph, error.node)!r}"
+        ) from error
+    return Exposure(
+        attention.conv, attention.layout, attention.shape, "attention", gated=gated, attention=attention,
+        embedding=target, is_normed=is_normed,
+        notes=(*notes, _kept(gated, attention.size, "attention")),
+    )  # fmt: skip
+
+
+def affine_bias(exposure: Exposure) -> Array | None:
+    """The bias behind the pooling and the affine tail, before any gated one; None without these."""
+    if exposure.tail is None and exposure.pooling not in ("weights", "flatten"):
+        return None
+    bias: Array
+    bias = np.zeros(exposure.shape[0]) if exposure.tail is None else exposure.tail.bias
+    if exposure.place_bias is not None:
+        place = exposure.place_bias
+        if exposure.tail is not None:
+            matrix = exposure.tail.matrix
+            place = matrix * place if matrix.ndim == 1 else matrix @ place
+        bias = bias + place
+    return bias
 
 
 def _gem(pool: Pooling, p: float | None) -> tuple[float | None, float | None]:
     return (p if p is not None else 3.0, GEM_EPS) if pool == "gem" else (None, None)
 
 
-def _find_pool(graph: Graph, target: str, wanted: str | None) -> tuple[Pool | None, list[onnx.NodeProto]]:
+def _find_pool(
+    graph: Graph, target: str, wanted: str | None
+) -> tuple[Pool | None, Attention | None, list[onnx.NodeProto]]:
     """The pool nearest to ``target`` among its dominators, and the non-affine nodes on the way."""
     blockers: list[onnx.NodeProto] = []
     for tensor in graph.dominators(target):
-        found = match_pool(graph, tensor)
+        found, attention = match_pool(graph, tensor), None
+        if found is None:
+            attention = match_attention(graph, tensor)
+        if attention is not None:
+            found = Pool("attention", attention.conv, attention.layout, tensor)
         if found is not None and (wanted is None or origin(graph, found.conv) == wanted):
-            return found, blockers
+            return found, attention, blockers
         node = graph.producer.get(tensor)
         if node is None:
             break
@@ -130,7 +208,7 @@ def _find_pool(graph: Graph, target: str, wanted: str | None) -> tuple[Pool | No
             or (node.op_type == "MatMul" and (node.input[0] not in graph.data_inputs(node)))
         ):
             blockers.append(node)
-    return None, blockers
+    return None, None, blockers
 
 
 def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
@@ -211,8 +289,8 @@ def _expose(graph: Graph, found: Pool, target: str, notes: list[str], *, is_norm
         ]
     pooled = None if found.kind == "flatten" else found.output
     return Exposure(
-        conv, layout, shape, found.kind, p, eps, place_weights, place_bias, tail, pooled, target, found.scale,
-        is_normed, tuple(notes),
+        conv, layout, shape, found.kind, p, eps, place_weights, place_bias, tail, None, None, pooled, target,
+        found.scale, is_normed, tuple(notes),
     )  # fmt: skip
 
 

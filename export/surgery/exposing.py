@@ -8,8 +8,9 @@ from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
 
 from .analysis import Exposure
+from .carrying import add_attention, add_tail
 from .graph import Graph
-from .heads import has_head
+from .heads import dimension_of, has_head
 from .nodes import OURS, RESERVED, SOURCE, Nodes
 
 NORMALISED, NETWORK_INPUT = f"{OURS}normalised", f"{OURS}network_input"
@@ -37,8 +38,13 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
             f"{graph.name}: pooling {exposure.pooling!r} has a weight for each place, so it takes one size "
             "only; leave --dynamic out"
         )
+    if spec.dynamic and exposure.pooling == "attention":
+        raise ExportError(
+            f"{graph.name}: its attention pooling has a position for each place, so it takes one size only; "
+            "leave --dynamic out"
+        )
     is_sum = exposure.pooling == "avg" and exposure.pooled_scale != 1
-    if spec.dynamic and is_sum and exposure.tail is not None:
+    if spec.dynamic and is_sum and has_head(exposure):
         raise ExportError(
             f"{graph.name}: the head reads {exposure.pooled_scale:g} times the average over the places (a "
             "sum, or pads that count), which changes with the size; leave --dynamic out"
@@ -61,7 +67,11 @@ class _Builder(Nodes):
         self.renamed = {conv: "conv"} if is_conv else {}
         self.front: list[onnx.NodeProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
-        body, needed = graph.upstream([conv])
+        self.affine = ("embedding", "parts")
+        attention = exposure.attention
+        body, needed = graph.upstream(
+            [conv] if attention is None else [conv, attention.weights, attention.values]
+        )
         self.body = [self._copy(n) for n in body]
         self.conv = self._name(conv)
         self.image = self._name(graph.input.name)
@@ -152,30 +162,41 @@ class _Builder(Nodes):
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def add_heads(self, exposure: Exposure) -> None:
-        """``pooled``, and for an affine head ``parts`` and ``embedding``."""
-        if exposure.pooling == "flatten":
-            self._add_flat_head(exposure)
-            return
-        shared = self._add_pooled(exposure, needs_parts=has_head(exposure))
-        if shared is None:
-            return
-        # (N, C', H, W) -> (N, H, W, C') -> parts
-        parts = self.add("Transpose", [shared], "shared_last", perm=[0, 2, 3, 1])
-        tail = exposure.tail
-        if tail is None:
-            self.add("Identity", [parts], "parts")
-            self.add("Identity", ["pooled"], "embedding")
-            dimension = exposure.shape[0]
+        """``pooled``, and with a head ``parts`` and ``embedding``."""
+        gated = exposure.gated
+        # What a gated tail begins with, or what the artifact gives.
+        self.affine = ("embedding", "parts") if gated is None else ("tail_feature", "tail_parts")
+        if exposure.attention is not None:
+            weights, values = (self._name(n) for n in (exposure.attention.weights, exposure.attention.values))
+            feature, parts = add_attention(self, exposure.attention, weights, values)
+        elif exposure.pooling == "flatten":
+            feature, parts = self._add_flat_head(exposure)
         else:
-            dense = tail.matrix.ndim == 2
-            matrix = self.floats(tail.matrix.T if dense else tail.matrix, "head")
-            op = "MatMul" if dense else "Mul"
-            self.add(op, [parts, matrix], "parts")
-            linear = self.add(op, ["pooled", matrix], "linear")
-            self.add("Add", [linear, self.floats(tail.bias, "bias")], "embedding")
-            dimension = tail.dimension
-        self._output("embedding", ["N", dimension])
-        self._output("parts", ["N", "H", "W", dimension])
+            shared = self._add_pooled(exposure, needs_parts=has_head(exposure))
+            if shared is None:
+                return
+            # (N, C', H, W) -> (N, H, W, C') -> parts
+            parts = self.add("Transpose", [shared], "shared_last", perm=[0, 2, 3, 1])
+            feature, parts = self._add_affine(exposure, parts)
+        if gated is not None:
+            add_tail(self, gated, feature, parts)
+        self._output("embedding", ["N", dimension_of(exposure)])
+        self._output("parts", ["N", "H", "W", dimension_of(exposure)])
+
+    def _add_affine(self, exposure: Exposure, parts: str) -> tuple[str, str]:
+        """The affine tail of ``pooled`` and of what each place adds to it."""
+        tail, (feature, name) = exposure.tail, self.affine
+        if tail is None:
+            if exposure.gated is not None:
+                return "pooled", parts
+            parts = self.add("Identity", [parts], name)
+            return self.add("Identity", ["pooled"], feature), parts
+        dense = tail.matrix.ndim == 2
+        matrix = self.floats(tail.matrix.T if dense else tail.matrix, "head")
+        op = "MatMul" if dense else "Mul"
+        parts = self.add(op, [parts, matrix], name)
+        linear = self.add(op, ["pooled", matrix], "linear")
+        return self.add("Add", [linear, self.floats(tail.bias, "bias")], feature), parts
 
     def _add_pooled(self, exposure: Exposure, *, needs_parts: bool) -> str | None:
         """``pooled`` (N, C'), and alpha_hat (N, C', H, W) where an affine head needs it."""
@@ -201,7 +222,7 @@ class _Builder(Nodes):
         self._output("pooled", ["N", channels])
         return shared
 
-    def _add_flat_head(self, exposure: Exposure) -> None:
+    def _add_flat_head(self, exposure: Exposure) -> tuple[str, str]:
         """parts[n, x] = W_x alpha[n, x], one matrix a place; the embedding is their sum."""
         tail = exposure.tail
         assert tail is not None
@@ -215,13 +236,12 @@ class _Builder(Nodes):
         mean = self.add("Transpose", [each], "each_last", perm=[1, 2, 0])  # (N, D, HW)
         grid = self.constant(np.array([0, tail.dimension, height, width], dtype=np.int64), "grid_shape")
         cells = self.add("Reshape", [mean, grid], "cells")  # (N, D, H, W)
-        self.add("Transpose", [cells], "parts", perm=[0, 2, 3, 1])
+        parts = self.add("Transpose", [cells], self.affine[1], perm=[0, 2, 3, 1])
         average = self.add("GlobalAveragePool", [cells], "cell_mean")
         total = self.add("Mul", [average, self.floats(float(places), "places")], "cell_sum")
         summed = self.add("Flatten", [total], "cell_flat", axis=1)
-        self.add("Add", [summed, self.floats(tail.bias, "bias")], "embedding")
-        self._output("embedding", ["N", tail.dimension])
-        self._output("parts", ["N", "H", "W", tail.dimension])
+        feature = self.add("Add", [summed, self.floats(tail.bias, "bias")], self.affine[0])
+        return feature, parts
 
     def model(self, spec: InputSpec) -> onnx.ModelProto:
         """Put everything together."""

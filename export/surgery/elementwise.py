@@ -1,14 +1,13 @@
 """Functions of single numbers in ONNX graphs: which there are, and what they give."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-
-from simmap.engine.types import Array
 
 # Each output number depends on the input numbers at its own place alone.
 FUNCTIONS = {
@@ -19,8 +18,8 @@ FUNCTIONS = {
 
 
 def evaluate(
-    node: onnx.NodeProto, inputs: Sequence[Array | None], opset: int
-) -> list[npt.NDArray[np.generic]]:
+    node: onnx.NodeProto, inputs: Sequence[npt.NDArray[Any] | None], opset: int
+) -> list[npt.NDArray[Any]]:
     """The outputs of a single node for the values of its inputs, in their own precision.
 
     Args:
@@ -43,7 +42,9 @@ def evaluate(
         return [np.asarray(value) for value in ReferenceEvaluator(model).run(None, feed)]
 
 
-def is_zero_at_zero(node: onnx.NodeProto, inputs: Sequence[Array | None], at: int, opset: int) -> bool:
+def is_zero_at_zero(
+    node: onnx.NodeProto, inputs: Sequence[npt.NDArray[Any] | None], at: int, opset: int
+) -> bool:
     """Whether the function gives 0 where its input number ``at`` is 0, whatever its constants."""
     given = [np.zeros_like(v) if k == at and v is not None else v for k, v in enumerate(inputs)]
     return not evaluate(node, given, opset)[0].any()

@@ -33,6 +33,7 @@ def build(
     conv_layer: str | None = None,
     pool: str | None = None,
     size: Size | None = None,
+    embedding: str | None = None,
 ) -> TorchSource:
     """Build the network ``name`` and load ``weights`` into it.
 
@@ -44,6 +45,9 @@ def build(
         pool: pools the feature map of a torchvision or timm network instead of its own pooling. It
             does not touch a factory's network, whose pooling is found in the exported graph.
         size: (height, width) of the input, for networks whose weights depend on it.
+        embedding: of a timm network: None takes what it gives with ``num_classes=0``, gates and norms behind
+            its pooling included; ``output`` what it gives as it is, its last layer included; ``pooled``
+            the feature right behind its pooling.
 
     Raises:
         ExportError: unknown name or layer, a network without a feature map whose pooling is the
@@ -54,7 +58,7 @@ def build(
     if kind == "torchvision":
         return _build_torchvision(name, weights, conv_layer, pool, size)
     if kind == "timm":
-        return _build_timm(name, weights, conv_layer, pool, size)
+        return _build_timm(name, weights, conv_layer, pool, size, embedding)
     if kind == "module":
         return _build_module(name, weights, conv_layer)
     raise ExportError(f"source kind is {kind!r}, must be one of {', '.join(get_args(Kind))}")
@@ -89,12 +93,18 @@ def _build_torchvision(
     notes = (
         *load_checkpoint(network, weights, title, pooled, example),
         f"feature map: the output of {layer!r}",
+        "what follows the pooling, a classifier with its norms and gates, is left out",
     )
     return _pooled_source(pooled, title, notes, defaults)
 
 
 def _build_timm(
-    name: str, weights: Path | None, conv_layer: str | None, pool: str | None, size: Size | None
+    name: str,
+    weights: Path | None,
+    conv_layer: str | None,
+    pool: str | None,
+    size: Size | None,
+    embedding: str | None,
 ) -> TorchSource:
     if not timm.is_model(name.split(".")[0]):  # refuses hub names as well: nothing is downloaded
         raise ExportError(f"timm has no model {name!r}{suggest(name, timm.list_models())}")
@@ -107,12 +117,19 @@ def _build_timm(
     config = network.pretrained_cfg
     native = tuple(int(n) for n in config["input_size"][1:])
     example = torch.from_numpy(example_batch(1, cast(Size, native)))
+    is_own = pool is None and conv_layer is None and embedding != "pooled"
     kind = pool or _timm_pooling(network, title)
+    if kind == "attention" and not is_own:
+        raise ExportError(
+            f"{title}: its pooling is by attention weights, which neither --embedding pooled nor --conv-layer "
+            "keeps; name another one with --pool, or leave them out"
+        )
     layout = _timm_layout(network, title)
     if conv_layer is not None:
         find_layer(network, conv_layer)
     features = TimmFeatures(network) if conv_layer is None else Tap(network, conv_layer)
-    pooled = Pooled(features, Pool(kind), layout)
+    # Attention pooling is left to the analysis of the graph; the average only stands in while loading.
+    pooled = Pooled(features, Pool("avg" if kind == "attention" else kind), layout)
     notes = load_checkpoint(network, weights, title, pooled, example)
     if size is not None and size != native and hasattr(network, "set_input_size"):
         # After loading: the network resamples the position embeddings that it was trained with.
@@ -125,8 +142,12 @@ def _build_timm(
         example = torch.from_numpy(example_batch(1, size))
         layout.grid = _timm_layout(network, title).grid
     # timm's VGG has convolutions as large as the map between it and the pooling: cut before these.
-    if pool is None and conv_layer is None and type(network).__name__ != "VGG":
+    is_vgg = type(network).__name__ == "VGG"
+    if pool is None and conv_layer is None and not is_vgg and kind != "attention":
         _check_pooled(network, pooled, example, title)
+    if is_own and embedding != "output" and not is_vgg:
+        with quiet():
+            network.reset_classifier(0)
     interpolation = config.get("interpolation")
     defaults = {
         "mean": tuple(float(v) for v in config["mean"]),
@@ -135,7 +156,21 @@ def _build_timm(
         "crop_fraction": float(config["crop_pct"]) if config.get("crop_pct") else None,
         "kernel": str(interpolation) if interpolation else None,
     }
+    if is_own and not is_vgg and (embedding == "output" or not _gives(network, pooled, example)):
+        whole = network.eval().requires_grad_(False)
+        return TorchSource(whole, title, "output", notes=tuple(notes), **defaults)
+    if pool is not None:
+        notes = (*notes, f"the feature map is pooled by {pool!r}; what the network has behind it is left out")
     return _pooled_source(pooled, title, notes, defaults)
+
+
+def _gives(network: nn.Module, pooled: Pooled, example: torch.Tensor) -> bool:
+    """Whether the network's own output is the pooled feature, so that nothing follows its pooling."""
+    with torch.no_grad():
+        feature, output = pooled(example)[0], network(example)
+    if not isinstance(output, torch.Tensor) or output.shape != feature.shape:
+        return False
+    return bool((output - feature).abs().max() <= 1e-4 * feature.abs().max() + 1e-30)
 
 
 def _build_module(name: str, weights: Path | None, conv_layer: str | None) -> TorchSource:
@@ -238,7 +273,7 @@ def _timm_pooling(network: nn.Module, title: str) -> str:
         any("attention" in name for name in kinds) or getattr(network, "attn_pool", None) is not None
     ):  # by the content of the image: its pool_type does not say so
         kind = "attention"
-    if kind in ("avg", "max", "avgmax", "catavgmax"):
+    if kind in ("avg", "max", "avgmax", "catavgmax", "attention"):
         return str(kind)
     if kind in ("token", "tok"):
         raise ExportError(

@@ -63,7 +63,13 @@ def _open_torch(recipe: Recipe) -> Source:
     weights = recipe.weights_path()
     kind = cast(Kind, recipe.kind)
     network = networks.build(
-        kind, recipe.name, weights=weights, conv_layer=recipe.conv_layer, pool=recipe.pool, size=recipe.size
+        kind,
+        recipe.name,
+        weights=weights,
+        conv_layer=recipe.conv_layer,
+        pool=recipe.pool,
+        size=recipe.size,
+        embedding=recipe.embedding,
     )
     if recipe.pool == "gem":
         network = replace(network, p=recipe.p or 3.0)

@@ -19,7 +19,7 @@ from simmap.engine.types import Array
 from .affine import Affine, affine_tail
 from .attention import Attention, match_attention
 from .gated import NotHeldError, gated_tail
-from .graph import AFFINE, Graph, attribute, single_number
+from .graph import AFFINE, RESHAPES, Graph, attribute, single_number
 from .layout import Layout, is_channels_last, layout_of
 from .pools import Pool, match_pool
 from .steps import Gated
@@ -163,7 +163,7 @@ def _expose_attention(
     return Exposure(
         attention.conv, attention.layout, attention.shape, "attention", gated=gated, attention=attention,
         embedding=target, is_normed=is_normed,
-        notes=(*notes, _kept(gated, attention.size, "attention")),
+        notes=(*notes, *([_kept(gated, attention.size, "attention")] if gated.steps else [])),
     )  # fmt: skip
 
 
@@ -192,9 +192,9 @@ def _find_pool(
     """The pool nearest to ``target`` among its dominators, and the non-affine nodes on the way."""
     blockers: list[onnx.NodeProto] = []
     for tensor in graph.dominators(target):
-        found, attention = match_pool(graph, tensor), None
-        if found is None:
-            attention = match_attention(graph, tensor)
+        found, attention = match_pool(graph, tensor), match_attention(graph, tensor)
+        if found is not None and found.kind == "flatten" and _is_attention(graph, found.conv):
+            continue  # the heads of an attention pooling, put in a row
         if attention is not None:
             found = Pool("attention", attention.conv, attention.layout, tensor)
         if found is not None and (wanted is None or origin(graph, found.conv) == wanted):
@@ -209,6 +209,13 @@ def _find_pool(
         ):
             blockers.append(node)
     return None, None, blockers
+
+
+def _is_attention(graph: Graph, tensor: str) -> bool:
+    """Whether the tensor is what an attention pooling gives, its axes in another order."""
+    while (node := graph.producer.get(tensor)) is not None and node.op_type in RESHAPES:
+        tensor = str(node.input[0])
+    return match_attention(graph, tensor) is not None
 
 
 def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from simmap.engine.errors import ExportError
 
-from .graph import RESHAPES, Graph, attribute
+from .graph import ELEMENTWISE, RESHAPES, Graph, attribute
 from .layout import Layout, is_channels_last, layout_of
 from .pools import reduced_axes
 
+_PROJECTION = RESHAPES | ELEMENTWISE | {"MatMul", "Gemm"}
 _AROUND = RESHAPES | {"Where", "IsNaN"}  # what exporters put between Softmax and product
 
 
@@ -135,7 +136,24 @@ def _attended_map(graph: Graph, tensor: str, places: int) -> tuple[str, Layout, 
             elif len(shape) == 4 and shape[0] == 1 and shape[1] * shape[2] == places:
                 return (name, *layout_of(graph, name, "NHWC"))
             elif len(shape) == 3 and shape[:2] == (1, places):
+                name = _before_projection(graph, name)
                 return (name, *layout_of(graph, name, "NLC"))
         except ExportError:  # so many tokens form no grid
             continue
     return None
+
+
+def _before_projection(graph: Graph, tensor: str) -> str:
+    """The tokens before the linear layer that makes keys and values of them."""
+    places = graph.shape(tensor)[1]
+    while (node := graph.producer.get(tensor)) is not None and node.op_type in _PROJECTION:
+        inputs = graph.data_inputs(node)
+        # Some exporters write (tokens, C) around a linear layer.
+        before = tensor
+        while len(inputs) == 1 and len(graph.shape(inputs[0])) == 2:
+            node = graph.producer[inputs[0]]
+            inputs = graph.data_inputs(node) if node.op_type in _PROJECTION else []
+        if len(inputs) != 1 or graph.shape(inputs[0])[:2] != (1, places) or len(graph.shape(inputs[0])) != 3:
+            return before
+        tensor = inputs[0]
+    return tensor

@@ -101,7 +101,6 @@ def export(
     )
     model = expose(source.graph, exposure, spec)
     maps = map_graph(exposure, dynamic=spec.dynamic)
-    bias = constant_part(exposure)
     progress("checking against the source at batch 1 and 3, on random and on real images")
     sizes = [(spec.height, spec.width)]
     if spec.dynamic:
@@ -111,6 +110,7 @@ def export(
     reference = source.reference(exposure)
 
     def compared(form: onnx.ModelProto) -> list[Check]:
+        bias = constant_part(gate.rounded_as(exposure, form))
         return gate.check(
             form, exposure, spec, reference, precision=stored, bias=bias, sizes=sizes, maps=maps
         )
@@ -126,6 +126,7 @@ def export(
     checks += compared(model)
     gate.require(checks, precision=stored)
     notes += gate.warnings(checks)
+    bias = constant_part(gate.rounded_as(exposure, model))
     contract = _contract(stored, source, exposure, spec, model, bias, checks)
     if recipe.precision == "int8":
         calibration, held_out = recipe.split_photos()

@@ -79,8 +79,7 @@ def check(
         ExportError: the artifact does not run.
     """
     session = _load(_with_attention(model) if exposure.attention is not None else model)
-    if exposure.gated is not None:
-        exposure = replace(exposure, gated=as_stored(exposure.gated, model))
+    exposure = rounded_as(exposure, model)
     mapping = None if maps is None else _load(maps)
     names = [o.name for o in session.get_outputs()]
     # A source may hold float16 of its own, whatever the precision of the artifact.
@@ -105,6 +104,13 @@ def check(
             if exposure.gated is not None and kind == "real" and len(batch) > 1:
                 checks.append(_rest(found, told))
     return checks
+
+
+def rounded_as(exposure: Exposure, model: onnx.ModelProto) -> Exposure:
+    """The same with the weights of a gated tail as the artifact stores them."""
+    if exposure.gated is None:
+        return exposure
+    return replace(exposure, gated=as_stored(exposure.gated, model))
 
 
 def _with_attention(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -34,7 +34,19 @@ def as_stored(gated: Gated, model: onnx.ModelProto) -> Gated:
     steps = tuple(
         replace(s, matrix=weight(s, "matrix", s.matrix), bias=weight(s, "bias", s.bias)) for s in gated.steps
     )
-    return replace(gated, steps=steps)
+    stored = replace(gated, steps=steps)
+    return replace(stored, bias=None if gated.bias is None else _constant_rest(stored))
+
+
+def _constant_rest(gated: Gated) -> Array:
+    """What no place owns, where that is the same for all images: only zeros meet what is held."""
+    flows = {gated.start: gated.start_bias}
+    for step in gated.steps:
+        if step.output in gated.carriers:
+            given = [flows[i] for i in step.carried]
+            is_linear = step.is_linear
+            flows[step.output] = _LINEAR[step.rule](step, given, True) if is_linear else np.zeros(step.size)
+    return flows[gated.output]
 
 
 def attended_parts(attention: Attention, weights: Array, values: Array) -> Array:

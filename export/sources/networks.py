@@ -121,8 +121,8 @@ def _build_timm(
     kind = pool or _timm_pooling(network, title)
     if kind == "attention" and not is_own:
         raise ExportError(
-            f"{title}: its pooling is by attention weights, which neither --embedding pooled nor --conv-layer "
-            "keeps; name another one with --pool, or leave them out"
+            f"{title}: its pooling is by attention weights, which --embedding pooled and --conv-layer do not "
+            "keep; name another one with --pool, or leave them out"
         )
     layout = _timm_layout(network, title)
     if conv_layer is not None:
@@ -149,7 +149,7 @@ def _build_timm(
         with quiet():
             network.reset_classifier(0)
     interpolation = config.get("interpolation")
-    defaults = {
+    defaults: dict[str, Any] = {
         "mean": tuple(float(v) for v in config["mean"]),
         "std": tuple(float(v) for v in config["std"]),
         "size": native,

@@ -138,7 +138,9 @@ class _Walk:
                 wanted.update(step.inputs)
                 kept.append(step)
         fact = self.facts[output]
-        return Gated("start", output, tuple(kept[::-1]), fact.size, self.opset, fact.rest)
+        given = self.facts["start"].rest
+        assert given is not None
+        return Gated("start", output, tuple(kept[::-1]), fact.size, self.opset, given, fact.rest)
 
     def _culprit(self, target: str) -> onnx.NodeProto:
         """The last node that turned what places add up to into something else."""

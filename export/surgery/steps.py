@@ -75,6 +75,7 @@ class Gated:
         steps: in an order in which they can be computed.
         dimension: D.
         opset: of the functions' nodes.
+        start_bias: (F,), what of ``start`` no place owns.
         bias: (D,), what no place owns, where that is the same for all images; None where it is not.
     """
 
@@ -83,6 +84,7 @@ class Gated:
     steps: tuple[Step, ...]
     dimension: int
     opset: int
+    start_bias: Array
     bias: Array | None
 
     @property

@@ -906,8 +906,8 @@ def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
     net = Net()
     x = net.trunk()
     y = net.op("GlobalAveragePool", x)
-    y = net.op("Concat", y, y, axis=1)
-    found["doubled feature"] = net.done(net.flat(y)), {}, r"node Concat 'node_concat_\d+' .* is not affine"
+    y = net.op("Hardmax", net.flat(y), axis=1)
+    found["choice of a feature"] = net.done(y), {}, r"node Hardmax 'node_hardmax_\d+' .* is not linear"
 
     net = Net()
     x = net.trunk()
@@ -925,24 +925,23 @@ def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
 
 
 def bent(kind: str, *, flatten: bool = False, nhwc: bool = False) -> tuple[onnx.ModelProto, str]:
-    """A non-linearity between two linear layers; the name of the node that an error must tell."""
+    """What cannot be held between two linear layers; the name of the node that an error must tell."""
     net = Net((8, 8))
     x = net.trunk()
     if nhwc:
         x = net.op("Transpose", x, perm=[0, 2, 3, 1])
     y = net.op("Flatten", x) if flatten else net.flat(net.op("GlobalAveragePool", x))
     y, _, _ = net.gemm(y, 8 * 16 if flatten else 8, 6)
-    if kind == "LayerNormalization":  # written out
-        centred = net.op("Sub", y, net.op("ReduceMean", y, axes=[-1], keepdims=1))
-        variance = net.op("ReduceMean", net.op("Mul", centred, centred), axes=[-1], keepdims=1)
-        root = net.op("Sqrt", net.op("Add", variance, net.store(1e-5)))
-        z = net.op("Div", centred, root)
-        blocker = "Sub"
-    elif kind == "residual":  # what crosses every path is not the first input of the Add
-        z, blocker = net.op("Add", net.op("Relu", y), y), "Add"
+    if kind == "larger":  # what crosses every path is not the first input of the Max
+        z, blocker = net.op("Max", net.op("Neg", y), y), "Max"
+    elif kind == "bilinear":  # either factor could be the gate of the other
+        z, blocker = net.op("Mul", net.op("Neg", y), y), "Mul"
+    elif kind == "grouped":  # a norm of each half
+        halves = net.op("Reshape", y, net.ints(0, 2, 3))
+        z = net.op("Div", halves, net.op("ReduceL2", halves, axes=[2], keepdims=1))
+        z, blocker = net.op("Reshape", z, net.ints(0, 6)), "ReduceL2"
     elif kind == "shrink":
-        gate = net.op("Sigmoid", y)
-        z, blocker = net.op("Div", gate, net.op("Exp", y)), "Div"
+        z, blocker = net.op("Div", net.op("Sigmoid", y), net.op("Exp", y)), "Sigmoid"
     else:
         z = net.op(kind, y)
         blocker = kind

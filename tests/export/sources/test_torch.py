@@ -309,9 +309,14 @@ def test_tokens_of_unknown_order_are_refused() -> None:
         build("timm", "hiera_tiny_224", weights=Path("absent.pt"))
 
 
-def test_other_heads_are_refused() -> None:
-    with pytest.raises(ExportError, match=r"its pooling \(attention\) is no sum over places"):
-        build("timm", "resnet50_clip", weights=None)
+def test_attention_pooling_is_kept_whole_or_refused() -> None:
+    source = build("timm", "resnet50_clip", weights=None)
+    assert (source.embedding, source.conv_output) == ("output", None)
+    for options in ({"embedding": "pooled"}, {"conv_layer": "stages"}):
+        with pytest.raises(
+            ExportError, match="by attention weights, which --embedding pooled and --conv-layer"
+        ):
+            build("timm", "resnet50_clip", weights=None, **options)
 
 
 def test_lite0_weights_map_in_order() -> None:

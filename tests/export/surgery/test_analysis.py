@@ -119,7 +119,7 @@ def test_offers_work_when_followed(kind: str, flatten: bool, nhwc: bool, tmp_pat
     path = write(model, tmp_path)
     with pytest.raises(
         ExportError,
-        match=rf"node {blocker} 'node_{blocker.lower()}_\d+' .* is not linear even with its gates",
+        match=rf"node {blocker} 'node_{blocker.lower()}_\d+' .* is not linear",
     ) as error:
         run_export(path, tmp_path / "out.onnx")
     offers = offers_of(str(error.value))
@@ -138,8 +138,8 @@ def test_offers_work_when_followed(kind: str, flatten: bool, nhwc: bool, tmp_pat
 def test_offer_right_behind_the_pool_is_one(tmp_path: Path) -> None:
     net = Net()
     x = net.trunk()
-    out = net.op("Sigmoid", net.op("GlobalAveragePool", x), to="bent")
-    with pytest.raises(ExportError, match=r"Sigmoid 'node_bent'") as error:
+    out = net.op("Softplus", net.op("GlobalAveragePool", x), to="bent")
+    with pytest.raises(ExportError, match=r"Softplus 'node_bent'") as error:
         run_export(write(net.done(net.flat(out)), tmp_path), tmp_path / "out.onnx")
     for number, offer in enumerate(offers_of(str(error.value))):
         report = run_export(tmp_path / "source.onnx", tmp_path / f"{number}.onnx", **offer)
@@ -365,7 +365,7 @@ def test_light_graphs_with_gates_between_dense_layers(name: str, side: int, tmp_
     path = LIGHT / f"light_{name}.onnx"
     exposure = analyse(Graph(load_onnx(path), name=path.name, size=None))
     assert exposure.pooling == "flatten" and exposure.shape[1:] == (side, side)
-    assert exposure.gated is not None and exposure.gated.dimension == 4096
+    assert exposure.gated is not None and exposure.gated.dimension == (1024 if name == "zfnet512" else 4096)
     assert [s.rule for s in exposure.gated.steps if not s.is_linear] == ["gate", "gate"]
     if name == "bvlc_alexnet":
         report = run_export(path, tmp_path / "out.onnx")

@@ -11,6 +11,21 @@ from .draw import grid, stack
 from .figure import Figure
 from .panel import Panel
 
+LEAST_SCORE = 0.05  # below it a share of the score says nothing
+LEAST_SHARE = 0.5  # below it the map explains too little to rely on
+
+
+def caption_of(total: float, residual: float | None, score: float) -> str:
+    """What stands under a map: its sum, and where there is a residual its share of the score."""
+    caption = f"the map sums to {total:.3f}"
+    if residual is None:
+        return caption
+    if abs(score) < LEAST_SCORE:
+        share = "the score is near 0"
+    else:
+        share = f"{'only ' if total / score < LEAST_SHARE else ''}{total / score:.0%} of the score"
+    return f"{caption} ({share}), no place owns {residual:.3f}"
+
 
 @dataclass(frozen=True)
 class PairFigure(Figure):
@@ -61,9 +76,8 @@ class PairFigure(Figure):
         for photo, embedded, values, rest in zip(
             pair.photos, pair.images, pair.maps, pair.residuals, strict=True
         ):
-            caption = f"the map sums to {values.sum():.3f}"
-            if embedded.rest is not None:
-                caption += f"{_share(values.sum(), pair.score)}, no place owns {rest:.3f}"
+            total = float(values.sum())
+            caption = caption_of(total, None if embedded.rest is None else rest, pair.score)
             photos.append(Panel(photo.pixels, None, embedded.geometry, title=Path(photo.name).name))
             overlays.append(Panel(photo.pixels, values, embedded.geometry, caption=caption))
         picture = grid(
@@ -96,15 +110,3 @@ class PairFigure(Figure):
             panel_height=self.options.panel_height,
             opacity=self.options.opacity,
         )
-
-
-_LEAST_SCORE = 0.05  # below it a share of the score says nothing
-_LEAST_SHARE = 0.5
-
-
-def _share(total: float, score: float) -> str:
-    """Which share of the score a map carries, as its caption says it; a small one is a warning."""
-    if abs(score) < _LEAST_SCORE:
-        return " (the score is near 0)"
-    share = total / score
-    return f" ({share:.0%} of the score)" if share >= _LEAST_SHARE else f" (only {share:.0%} of the score)"

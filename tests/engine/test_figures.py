@@ -13,6 +13,7 @@ from simmap.engine.analysis.agreement import map_correlation
 from simmap.engine.analysis.classes import class_maps
 from simmap.engine.analysis.contrast import contrast
 from simmap.engine.errors import ConfigError, DecompositionError, ImageError
+from simmap.engine.figures.pair import caption_of
 from simmap.engine.options import Options
 
 NAMES = ("shipped", *sorted(path.stem for path in ARTIFACTS.glob("*.onnx") if path.stem != "fragile"))
@@ -45,7 +46,7 @@ def test_class_maps_equal_the_double_loop_over_pairs(name: str) -> None:
                 away = [naive_map(image.parts, image.embedding, other.embedding) for other in others]
                 expected = expected - sum(away) / len(others)
             np.testing.assert_allclose(found.maps[i], expected, atol=1e-5)
-            if engine.contract.bias is None:
+            if engine.contract.bias is None and engine.contract.rest == "constant":
                 assert found.cohesion[i] == pytest.approx(expected.sum(), abs=1e-5)
 
 
@@ -173,3 +174,20 @@ def test_the_correlation_of_maps_is_pearsons() -> None:
     assert map_correlation(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
     assert map_correlation(a, 3 * a + 2) == pytest.approx(1)
     assert map_correlation(a, np.ones((5, 6))) == 0
+
+
+@pytest.mark.parametrize(
+    ("total", "residual", "score", "told"),
+    [
+        (0.8, None, 0.8, "the map sums to 0.800"),
+        (0.6, 0.2, 0.8, "the map sums to 0.600 (75% of the score), no place owns 0.200"),
+        (0.32, 0.48, 0.8, "the map sums to 0.320 (only 40% of the score), no place owns 0.480"),
+        (-0.3, -0.3, -0.6, "the map sums to -0.300 (50% of the score), no place owns -0.300"),
+        (0.9, -0.3, 0.6, "the map sums to 0.900 (150% of the score), no place owns -0.300"),
+        (0.3, -0.28, 0.02, "the map sums to 0.300 (the score is near 0), no place owns -0.280"),
+    ],
+)
+def test_a_caption_says_which_share_of_the_score_a_map_carries(
+    total: float, residual: float | None, score: float, told: str
+) -> None:
+    assert caption_of(total, residual, score) == told

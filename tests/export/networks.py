@@ -851,6 +851,33 @@ _case("ReduceSum, Gemm", summed)
 _case("average that counts its pads, Gemm", summed, padded=True)
 
 
+def gated() -> Network:
+    """Two square linear layers with a gate between them."""
+    net = Net()
+    x = net.trunk()
+    y, first, shift = net.gemm(net.flat(net.op("GlobalAveragePool", x)), 8, 8)
+    y, second, offset = net.gemm(net.op("LeakyRelu", y, alpha=0.3), 8, 8)
+
+    def head(alpha: Array) -> Array:
+        z = first @ average(alpha) + shift
+        return second @ np.where(z > 0, z, 0.3 * z) + offset
+
+    return Network(net.done(y), x, "avg", head, average)
+
+
+def attended() -> Network:
+    """Attention of the mean token to all places and itself."""
+    net = Net()
+    x = net.trunk()
+    places = net.op("Transpose", net.op("Reshape", x, net.ints(0, 8, 64)), perm=[0, 2, 1])
+    tokens = net.op("Concat", net.op("ReduceMean", places, axes=[1], keepdims=1), places, axis=1)
+    k, v = (net.op("MatMul", tokens, net.store(net.draw(8, 8))) for _ in range(2))
+    scores = net.op("MatMul", k, net.op("Transpose", k, perm=[0, 2, 1]))
+    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+    y = net.op("Gather", y, net.store(np.array(0, dtype=np.int64)), axis=1)
+    return Network(net.done(y), x, "attention", average, None)
+
+
 def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
     """Graphs that cannot be exported, with flags and what the error must say (a regular expression)."""
     found: dict[str, tuple[onnx.ModelProto, dict[str, Any], str]] = {}

@@ -107,28 +107,6 @@ def reread(name: str, weight: str) -> Any:
     return change
 
 
-def gated() -> networks.Network:
-    """Two square linear layers with a gate between them."""
-    net = Net()
-    x = net.trunk()
-    y, _, _ = net.gemm(net.flat(net.op("GlobalAveragePool", x)), 8, 8)
-    y, _, _ = net.gemm(net.op("LeakyRelu", y, alpha=0.3), 8, 8)
-    return networks.Network(net.done(y), x, "avg", networks.average, networks.average)
-
-
-def attended() -> networks.Network:
-    """Attention of the mean token to all places and itself."""
-    net = Net()
-    x = net.trunk()
-    places = net.op("Transpose", net.op("Reshape", x, net.ints(0, 8, 64)), perm=[0, 2, 1])
-    tokens = net.op("Concat", net.op("ReduceMean", places, axes=[1], keepdims=1), places, axis=1)
-    k, v = (net.op("MatMul", tokens, net.store(net.draw(8, 8))) for _ in range(2))
-    scores = net.op("MatMul", k, net.op("Transpose", k, perm=[0, 2, 1]))
-    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
-    y = net.op("Gather", y, net.store(np.array(0, dtype=np.int64)), axis=1)
-    return networks.Network(net.done(y), x, "attention", networks.average, None)
-
-
 CORRUPTIONS: dict[str, tuple[Any, Any, str]] = {
     "trunk": (lambda: networks.tail("Flatten", "Gemm"), scale("weight_1", 1.01), "conv"),
     "normalisation": (lambda: networks.tail("Flatten", "Gemm"), scale("simmap/scale", 1.01), "conv"),
@@ -149,14 +127,14 @@ CORRUPTIONS: dict[str, tuple[Any, Any, str]] = {
         reorder("parts", [0, 3, 2, 1]),
         "parts",
     ),
-    "gate": (gated, scale("simmap/tail/step0/matrix", 1.01), "embedding"),
-    "gate of the parts": (gated, swap("simmap/tail/step1/parts", "Add"), "parts"),
+    "gate": (networks.gated, scale("simmap/tail/step0/matrix", 1.01), "embedding"),
+    "gate of the parts": (networks.gated, swap("simmap/tail/step1/parts", "Add"), "parts"),
     "weights of the parts": (
-        gated,
+        networks.gated,
         reread("simmap/tail/step0/linear_parts", "simmap/tail/step2/matrix"),
         "parts",
     ),
-    "attention": (attended, swap("simmap/place_parts", "Sub"), "parts"),
+    "attention": (networks.attended, swap("simmap/place_parts", "Sub"), "parts"),
     "not a number": (lambda: networks.tail("Flatten", "Gemm"), scale("simmap/head", np.nan), "embedding"),
     "infinite": (lambda: networks.tail("Flatten", "Gemm"), scale("weight_1", np.inf), "conv"),
 }

@@ -9,11 +9,14 @@ import onnx
 import pytest
 import timm
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from checks import MEAN, STD, photos, run_artifact, run_export
+from checks import MEAN, STD, photos, run_artifact, run_export, values_of
+from networks import Net
 from simmap.engine import Engine
 from simmap.engine.runtime.session import open_session
 from simmap.export.exporter import Report, export
@@ -47,12 +50,12 @@ class Pooled(nn.Module):
 class Gelu(nn.Module):
     """A residual block behind a norm."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = CHANNELS) -> None:
         super().__init__()
         self.norm, self.up, self.down = (
-            nn.LayerNorm(CHANNELS),
-            nn.Linear(CHANNELS, 24),
-            nn.Linear(24, CHANNELS),
+            nn.LayerNorm(size),
+            nn.Linear(size, 24),
+            nn.Linear(24, size),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,9 +65,9 @@ class Gelu(nn.Module):
 class Excite(nn.Module):
     """Squeeze-and-excitation of a pooled feature."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = CHANNELS) -> None:
         super().__init__()
-        self.down, self.up = nn.Linear(CHANNELS, 4), nn.Linear(4, CHANNELS)
+        self.down, self.up = nn.Linear(size, 4), nn.Linear(4, size)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(self.up(F.relu(self.down(x))))
@@ -73,9 +76,9 @@ class Excite(nn.Module):
 class Unit(nn.Module):
     """An L2 norm between two linear layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = CHANNELS, features: int = 5) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(CHANNELS, 12), nn.Linear(12, 5)
+        self.first, self.second = nn.Linear(size, 12), nn.Linear(12, features)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(F.normalize(self.first(x)))
@@ -487,3 +490,120 @@ def test_timm_gives_what_its_own_call_gives(name: str, head: str, tmp_path: Path
     with torch.no_grad():
         expected = network.double()(tensors(images)).numpy()
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("pooling", ["max", "gem", "avgmax", "catavgmax", "weights", "flatten", "sum"])
+def test_gates_behind_any_pooling(pooling: str, tmp_path: Path) -> None:
+    # A linear layer, a gate, a linear layer: by hand on what each place adds by the pooling's definition.
+    net = Net()
+    x = net.trunk()
+    size, places = 8, net.draw(8, 1, 8, 8)
+    if pooling == "flatten":
+        y, size = net.op("Flatten", x), 512
+    elif pooling == "weights":
+        y = net.flat(net.op("Conv", x, net.store(places), net.store(net.draw(8)), group=8))
+    elif pooling == "gem":
+        y = net.op("Pow", net.op("Clip", x, net.store(1e-6)), net.store(3.0))
+        y = net.flat(net.op("Pow", net.op("GlobalAveragePool", y), net.store(1 / 3)))
+    elif pooling == "sum":
+        y = net.reduce("ReduceSum", x, [2, 3], keep=0)
+    else:
+        avg, top = (net.flat(net.op(f"Global{kind}Pool", x)) for kind in ("Average", "Max"))
+        y = top
+        if pooling == "avgmax":
+            y = net.op("Mul", net.store(0.5), net.op("Add", top, avg))
+        if pooling == "catavgmax":
+            y, size = net.op("Concat", avg, top, axis=1), 16
+    y, first, shift = net.gemm(y, size, 6)
+    y, second, _ = net.gemm(net.op("Relu", y, to="gated"), 6, 5)
+    onnx.save(net.done(y), str(tmp_path / "source.onnx"))
+    report = run_export(tmp_path / "source.onnx", tmp_path / "out.onnx")
+    assert (report.contract.pooling, report.contract.head) == ({"sum": "avg"}.get(pooling, pooling), "gated")
+    session = open_session(report.path, device="cpu")
+    images = photos(session, 3)
+    found = run_artifact(session, images)
+    model = onnx.load(str(tmp_path / "source.onnx"))
+    alphas, gates = (values_of(model, tensor, images) for tensor in (x, "gated"))
+    for at, (alpha, held) in enumerate(zip(alphas, gates, strict=True)):
+        average, winners = alpha / 64, alpha == alpha.max(axis=(1, 2), keepdims=True)
+        top = np.where(winners, alpha, 0) / winners.sum(axis=(1, 2), keepdims=True)
+        powers = np.maximum(alpha, 1e-6) ** 3
+        beta = powers.mean(axis=(1, 2), keepdims=True) ** (1 / 3)
+        hats = {
+            "max": top, "gem": beta * powers / powers.sum(axis=(1, 2), keepdims=True), "sum": alpha,
+            "avgmax": (average + top) / 2, "catavgmax": np.concatenate([average, top]),
+            "weights": alpha * places[:, 0],
+        }  # fmt: skip
+        if pooling == "flatten":
+            each = np.einsum("dchw,chw->hwd", first.reshape(6, 8, 8, 8), alpha)
+        else:
+            each = np.einsum("dc,chw->hwd", first, hats[pooling])
+        expected = (each * (held > 0)) @ second.T
+        assert np.abs(found["parts"][at] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+LAYERS = {
+    "linear": lambda size: nn.Linear(size, 7),
+    "norm": nn.LayerNorm,
+    "batch norm": nn.BatchNorm1d,
+    "relu": lambda size: nn.ReLU(),
+    "silu": lambda size: nn.SiLU(),
+    "gelu": lambda size: nn.GELU(),
+    "unit": lambda size: Unit(size, size),
+    "excite": Excite,
+    "residual": Gelu,
+}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=5), st.integers(0, 1000))
+def test_any_order_of_layers_is_held(
+    kinds: list[str], seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # Held, a tail is affine in the feature. So its parts are its Jacobian times the places, where the
+    # Jacobian is taken with every factor that is read off the feature detached.
+    torch.manual_seed(seed)
+    size, layers = CHANNELS, []
+    for kind in kinds:
+        layers.append(LAYERS[kind](size))
+        size = 7 if kind == "linear" else size
+    network = randomised(Pooled(nn.Sequential(*layers)))
+    folder = tmp_path_factory.mktemp("random")
+    report = exported(network, folder)
+    session = open_session(report.path, device="cpu")
+    images = photos(session, 2, seed=seed)
+    found = run_artifact(session, images)
+    double = network.double()
+    with torch.no_grad():
+        maps = double.trunk(tensors(images))
+    for at, alpha in enumerate(maps):
+        places = alpha.flatten(1).T / GRID**2
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x: held_forward(double.tail, x[None])[0], places.sum(0)
+        )
+        expected = (places @ jacobian.T).reshape(GRID, GRID, -1).numpy()
+        assert np.abs(found["parts"][at] - expected).max() <= 2e-5 * np.abs(expected).max() + 1e-9
+        with torch.no_grad():
+            embedding = double.tail(places.sum(0)[None])[0].numpy()
+        assert np.abs(found["embedding"][at] - embedding).max() <= 2e-5 * np.abs(embedding).max() + 1e-9
+
+
+def held_forward(module: Any, x: Tensor) -> Tensor:
+    """A tail whose gates, norms and factors do not change with its input."""
+    if isinstance(module, nn.Sequential):
+        for layer in module:
+            x = held_forward(layer, x)
+        return x
+    if isinstance(module, nn.ReLU | nn.SiLU | nn.GELU):
+        return x * (module(x) / x).detach()
+    if isinstance(module, nn.LayerNorm):
+        sigma = (x.var(1, unbiased=False) + module.eps).sqrt().detach()
+        return module.weight * (x - x.mean(1)) / sigma + module.bias
+    if isinstance(module, Unit):
+        x = module.first(x)
+        return module.second(x / x.norm().detach())
+    if isinstance(module, Excite):
+        return x * torch.sigmoid(module.up(F.relu(module.down(x)))).detach()
+    if isinstance(module, Gelu):
+        return x + module.down(held_forward(nn.GELU(), module.up(held_forward(module.norm, x))))
+    return module(x)

@@ -36,7 +36,6 @@ from simmap.engine.images.preprocess import preprocess
 from simmap.engine.types import Array
 
 from ..surgery.graph import plain_session, raise_opset
-from ..surgery.nodes import OURS
 from .calibration import calibrate, exposing, quantization_step
 from .layers import Layer, attribute
 
@@ -88,11 +87,7 @@ def _layers(model: onnx.ModelProto, spec: InputSpec) -> tuple[list[Layer], Array
     outputs = {o.name for o in model.graph.output}
     layers = []
     for node in model.graph.node:
-        if (
-            node.op_type != "Conv"
-            or node.name.startswith(OURS)
-            or any(name not in weights for name in node.input[1:] if name)
-        ):
+        if node.op_type != "Conv" or any(name not in weights for name in node.input[1:] if name):
             continue
         if weights[node.input[1]].data_type != TensorProto.FLOAT or len(weights[node.input[1]].dims) != 4:
             continue

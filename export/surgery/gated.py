@@ -17,6 +17,7 @@ from .elementwise import FUNCTIONS, evaluate, is_zero_at_zero
 from .graph import DENSE, ELEMENTWISE, Graph, attribute
 from .pools import reduced_axes
 from .steps import HELD, Gated, Rule, Step
+from .views import MixedError, View, lane_of
 
 MOVES = {
     "Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Expand",
@@ -32,24 +33,6 @@ class NotHeldError(Exception):
     def __init__(self, node: onnx.NodeProto) -> None:
         super().__init__(node.name)
         self.node = node
-
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """A tensor of the source at batch 1: its numbers at ``mask``, in order, are those of a vector.
-
-    The others are of no interest: results of queries that an attention pooling computes and throws away.
-    """
-
-    vector: str
-    mask: npt.NDArray[np.bool_]
-
-    @property
-    def index(self) -> npt.NDArray[np.int64]:
-        """Of the tensor's shape: each number's place in the vector, or -1."""
-        index = np.full(self.mask.shape, -1, dtype=np.int64)
-        index[self.mask] = np.arange(self.mask.sum())
-        return index
 
 
 def gated_tail(
@@ -106,7 +89,7 @@ class _Walk:
         vector = "start"
         if self.scale != 1:
             vector = self._linear("start", np.full(size, self.scale), np.zeros(size))
-        self.views = {self.start: _View(vector, self.mask)}
+        self.views = {self.start: View(vector, self.mask)}
 
     def to(self, target: str) -> Gated:
         """Walk up to a tensor."""
@@ -155,7 +138,7 @@ class _Walk:
 
     # One node -----------------------------------------------------------------------------------------
 
-    def _follow(self, node: onnx.NodeProto) -> list[_View] | None:
+    def _follow(self, node: onnx.NodeProto) -> list[View] | None:
         """The outputs of a node; None where the rules do not cover it."""
         op = node.op_type
         dynamic = [i for i in node.input if i in self.views]
@@ -180,11 +163,11 @@ class _Walk:
                 return self._softmax(node)
             if op in FUNCTIONS:
                 return self._function(node)
-        except _Mixed:
+        except MixedError:
             return None
         return None
 
-    def _moved(self, node: onnx.NodeProto) -> list[_View]:
+    def _moved(self, node: onnx.NodeProto) -> list[View]:
         """Numbers that only change place: followed by their indices."""
         op = node.op_type
         if op in ("Identity", "Dropout", "Cast"):
@@ -193,17 +176,17 @@ class _Walk:
             return [self._stacked(node)]
         view = self.views.get(node.input[0])
         if view is None:
-            raise _Mixed
+            raise MixedError
         if op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
-            return [_View(view.vector, view.mask.reshape(self.graph.shape(node.output[0])))]
+            return [View(view.vector, view.mask.reshape(self.graph.shape(node.output[0])))]
         given = [view.index, *(self.graph.constant(i) if i else None for i in node.input[1:])]
         if any(i and g is None for i, g in zip(node.input, given, strict=True)):
-            raise _Mixed
+            raise MixedError
         return [self._picked(view.vector, index) for index in evaluate(node, given, self.opset)]
 
-    def _stacked(self, node: onnx.NodeProto) -> _View:
+    def _stacked(self, node: onnx.NodeProto) -> View:
         if any(i not in self.views for i in node.input):
-            raise _Mixed
+            raise MixedError
         views = [self.views[i] for i in node.input]
         starts = np.cumsum([0, *(self.facts[v.vector].size for v in views)])
         indices = [np.where(v.mask, v.index + s, -1) for v, s in zip(views, starts, strict=False)]
@@ -214,49 +197,41 @@ class _Walk:
         whole = self._step("concat", vectors, int(starts[-1]), rest=rest)
         return self._picked(whole, index)
 
-    def _picked(self, vector: str, index: npt.NDArray[Any]) -> _View:
+    def _picked(self, vector: str, index: npt.NDArray[Any]) -> View:
         """The view with these indices into a vector; another vector where their order is another."""
         mask = index >= 0
         order, fact = index[mask], self.facts[vector]
         if order.size == 0:
-            raise _Mixed
+            raise MixedError
         if order.size != fact.size or (order != np.arange(fact.size)).any():
             rest = None if fact.rest is None else fact.rest[order]
             vector = self._step("pick", (vector,), order.size, rest=rest, index=order)
-        return _View(vector, mask)
+        return View(vector, mask)
 
-    def _dense(self, node: onnx.NodeProto) -> list[_View]:
+    def _dense(self, node: onnx.NodeProto) -> list[View]:
         """A linear layer on one lane of features."""
         view, shape = self.views[node.input[0]], self.graph.shape(node.output[0])
         axes = {"MatMul": (view.mask.ndim - 1,), "Gemm": (1,)}.get(
             node.op_type, tuple(range(1, view.mask.ndim))
         )
-        lane = self._lane(view.mask, axes)
+        lane = lane_of(view.mask, axes)
         if any(self.graph.constant(i) is None for i in node.input[1:] if i):
-            raise _Mixed
+            raise MixedError
         matrix, bias = node_as_affine(self.graph, node, int(view.mask.sum()))
         if matrix.shape[-1] != view.mask.sum() or len(matrix) != len(bias):
-            raise _Mixed
+            raise MixedError
         vector = self._linear(view.vector, matrix, bias)
         mask = np.broadcast_to(lane, shape)
         if mask.sum() != len(matrix):
-            raise _Mixed
-        return [_View(vector, mask)]
+            raise MixedError
+        return [View(vector, mask)]
 
-    @staticmethod
-    def _lane(mask: npt.NDArray[np.bool_], axes: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """The mask reduced over axes, kept: exactly one lane, wholly of interest."""
-        some, every = mask.any(axis=axes, keepdims=True), mask.all(axis=axes, keepdims=True)
-        if some.sum() != 1 or (some != every).any():
-            raise _Mixed
-        return np.asarray(some)
-
-    def _each(self, node: onnx.NodeProto, factor: float, shift: float) -> list[_View]:
+    def _each(self, node: onnx.NodeProto, factor: float, shift: float) -> list[View]:
         view = self.views[node.input[0]]
         size = self.facts[view.vector].size
-        return [_View(self._linear(view.vector, np.full(size, factor), np.full(size, shift)), view.mask)]
+        return [View(self._linear(view.vector, np.full(size, factor), np.full(size, shift)), view.mask)]
 
-    def _with_constant(self, node: onnx.NodeProto, tensor: str) -> list[_View] | None:
+    def _with_constant(self, node: onnx.NodeProto, tensor: str) -> list[View] | None:
         """x + c, x - c, c - x, x * c or x / c."""
         op, is_second = node.op_type, node.input[0] != tensor
         constant = self.graph.constant(node.input[0 if is_second else 1])
@@ -266,16 +241,15 @@ class _Walk:
             return self._function(node)
         view = self._spread(tensor, self.graph.shape(node.output[0]))
         value = np.broadcast_to(constant.astype(np.float64), view.mask.shape)[view.mask]
-        one, zero = np.ones(value.size), np.zeros(value.size)
-        matrix, bias = {
-            "Add": (one, value),
-            "Sub": (-one, value) if is_second else (one, -value),
-            "Mul": (value, zero),
-            "Div": (1 / value, zero),
-        }[op]
-        return [_View(self._linear(view.vector, matrix, bias), view.mask)]
+        matrix, bias = np.ones(value.size), np.zeros(value.size)
+        if op in ("Add", "Sub"):
+            bias = -value if op == "Sub" and not is_second else value
+            matrix = -matrix if op == "Sub" and is_second else matrix
+        else:
+            matrix = value if op == "Mul" else 1 / value
+        return [View(self._linear(view.vector, matrix, bias), view.mask)]
 
-    def _spread(self, tensor: str, shape: tuple[int, ...]) -> _View:
+    def _spread(self, tensor: str, shape: tuple[int, ...]) -> View:
         """A view broadcast to a shape."""
         view = self.views[tensor]
         if view.mask.shape == shape:
@@ -287,7 +261,7 @@ class _Walk:
         shape = self.graph.shape(node.output[0])
         masks = [np.broadcast_to(self.views[i].mask, shape) for i in node.input]
         if (masks[0] != masks[1]).any():
-            raise _Mixed
+            raise MixedError
         single = [self.facts[self.views[i].vector].size == 1 for i in node.input]
         vectors = [
             self.views[i].vector if one and not all(single) else self._spread(i, shape).vector
@@ -295,7 +269,7 @@ class _Walk:
         ]
         return vectors, masks[0]
 
-    def _of_two(self, node: onnx.NodeProto) -> list[_View]:
+    def _of_two(self, node: onnx.NodeProto) -> list[View]:
         """A sum, difference, product or quotient of two tensors."""
         (a, b), mask = self._pair(node)
         size, facts = int(mask.sum()), (self.facts[a], self.facts[b])
@@ -311,7 +285,7 @@ class _Walk:
         else:
             x, gate = self._gate_of(a, b)
             vector = self._scaled(x, gate, size, divides=False)
-        return [_View(vector, mask)]
+        return [View(vector, mask)]
 
     def _gate_of(self, a: str, b: str) -> tuple[str, str]:
         """Of two factors, the one that carries and the one that is held."""
@@ -324,14 +298,14 @@ class _Walk:
             return b, a
         if not first.is_carried:
             return a, b
-        raise _Mixed  # each may be the gate of the other
+        raise MixedError  # each may be the gate of the other
 
     def _scaled(self, x: str, gate: str, size: int, *, divides: bool) -> str:
         fact = self.facts[x]
         rest = np.zeros(size) if fact.rest is not None and not fact.rest.any() else None
         return self._step("scale", (x, gate), size, rest=rest, divides=divides, is_carried=fact.is_carried)
 
-    def _reduced(self, node: onnx.NodeProto) -> list[_View]:
+    def _reduced(self, node: onnx.NodeProto) -> list[View]:
         """A reduction of all features, or of axes of length 1."""
         view, shape = self.views[node.input[0]], self.graph.shape(node.output[0])
         rank = view.mask.ndim
@@ -340,22 +314,22 @@ class _Walk:
         if axes is None:
             axes = list(range(rank))
         if 0 in axes:
-            raise _Mixed
+            raise MixedError
         if all(view.mask.shape[a] == 1 for a in axes):
             if node.op_type in ("ReduceL2", "ReduceSumSquare"):
-                raise _Mixed
-            return [_View(view.vector, view.mask.reshape(shape))]
-        mask = self._lane(view.mask, tuple(axes)).reshape(shape)
+                raise MixedError
+            return [View(view.vector, view.mask.reshape(shape))]
+        mask = lane_of(view.mask, tuple(axes)).reshape(shape)
         size = self.facts[view.vector].size
         if node.op_type in ("ReduceL2", "ReduceSumSquare"):
             vector = self._norm(view.vector)
             if node.op_type == "ReduceSumSquare":
                 vector = self._scaled(vector, vector, 1, divides=False)
-            return [_View(vector, mask)]
+            return [View(vector, mask)]
         vector = self._mean(view.vector)
         if node.op_type == "ReduceSum":
             vector = self._linear(vector, np.full(1, float(size)), np.zeros(1))
-        return [_View(vector, mask)]
+        return [View(vector, mask)]
 
     def _mean(self, vector: str) -> str:
         rest = self.facts[vector].rest
@@ -364,18 +338,18 @@ class _Walk:
     def _norm(self, vector: str) -> str:
         return self._step("norm", (vector,), 1, is_carried=False)
 
-    def _normed(self, node: onnx.NodeProto) -> list[_View]:
+    def _normed(self, node: onnx.NodeProto) -> list[View]:
         """A norm's scale is held; its mean is linear."""
         view = self.views[node.input[0]]
         rank, size = view.mask.ndim, self.facts[view.vector].size
         axis = attribute(node, "axis", -1) % rank
         is_l2 = node.op_type == "LpNormalization"
         if is_l2 and attribute(node, "p", 2) != 2:
-            raise _Mixed
-        self._lane(view.mask, (axis,) if is_l2 else tuple(range(axis, rank)))
+            raise MixedError
+        lane_of(view.mask, (axis,) if is_l2 else tuple(range(axis, rank)))
         vector = view.vector
         if is_l2:
-            return [_View(self._scaled(vector, self._norm(vector), size, divides=True), view.mask)]
+            return [View(self._scaled(vector, self._norm(vector), size, divides=True), view.mask)]
         if node.op_type == "LayerNormalization":
             fact, mean = self.facts[vector], self._mean(vector)
             rest = None if fact.rest is None else fact.rest - fact.rest.mean()
@@ -390,40 +364,40 @@ class _Walk:
         vector = self._scaled(vector, sigma, size, divides=True)
         weights = [self.graph.constant(i) if i else None for i in node.input[1:3]]
         if any(i and w is None for i, w in zip(node.input[1:3], weights, strict=True)):
-            raise _Mixed
+            raise MixedError
         gamma, beta = [*weights, None, None][:2]
         if gamma is not None or beta is not None:
             matrix = np.ones(size) if gamma is None else np.broadcast_to(gamma.reshape(-1), (size,))
             bias = np.zeros(size) if beta is None else np.broadcast_to(beta.reshape(-1), (size,))
             vector = self._linear(vector, matrix.astype(np.float64), bias.astype(np.float64))
-        return [_View(vector, view.mask), *[_View(vector, view.mask)] * (len(node.output) - 1)]
+        return [View(vector, view.mask), *[View(vector, view.mask)] * (len(node.output) - 1)]
 
-    def _softmax(self, node: onnx.NodeProto) -> list[_View]:
+    def _softmax(self, node: onnx.NodeProto) -> list[View]:
         """Only ever held: a gate that weighs channels."""
         view = self.views[node.input[0]]
         rank = view.mask.ndim
         axis = attribute(node, "axis", 1 if self.opset < 13 else -1) % rank
-        self._lane(view.mask, tuple(range(axis, rank)) if self.opset < 13 else (axis,))
+        lane_of(view.mask, tuple(range(axis, rank)) if self.opset < 13 else (axis,))
         flat = onnx.helper.make_node("Softmax", ["x"], ["y"], axis=1)
         size = self.facts[view.vector].size
         vector = self._step("function", (view.vector,), size, node=flat, constants=(None,), is_carried=False)
-        return [_View(vector, view.mask)]
+        return [View(vector, view.mask)]
 
-    def _function(self, node: onnx.NodeProto) -> list[_View]:
+    def _function(self, node: onnx.NodeProto) -> list[View]:
         """A function of each number, of one tensor and constants, or of several tensors."""
         shape = self.graph.shape(node.output[0])
         given = [i for i in node.input if i in self.views]
         views = [self._spread(i, shape) for i in given]
         mask = views[0].mask
         if any((v.mask != mask).any() for v in views[1:]):
-            raise _Mixed
+            raise MixedError
         size = int(mask.sum())
         constants: list[Array | None] = []
         for name in node.input:
             value = self.graph.constant(name) if name else None
             if not name or value is None:
                 if name and name not in self.views:
-                    raise _Mixed
+                    raise MixedError
                 constants.append(None)
             else:
                 value = value.astype(np.float64)
@@ -444,7 +418,7 @@ class _Walk:
             "gate" if is_gate else "function", vectors, size, rest=rest, is_carried=is_gate, node=copy,
             constants=tuple(constants),
         )  # fmt: skip
-        return [_View(vector, mask)]
+        return [View(vector, mask)]
 
     # One step -----------------------------------------------------------------------------------------
 
@@ -473,7 +447,3 @@ class _Walk:
         self.facts[output] = _Facts(size, carried, functions, rest if carried else None)
         self.steps.append(Step(rule, inputs, output, tuple(f.size for f in facts), size, **details))
         return output
-
-
-class _Mixed(Exception):  # noqa: N818
-    """A node whose features are of several lanes, or mixed with something else."""

@@ -15,9 +15,12 @@ from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+import networks
 from checks import MEAN, STD, photos, run_artifact, run_export, values_of
+from common import PHOTOS
 from networks import Net
 from simmap.engine import Engine
+from simmap.engine.errors import ExportError
 from simmap.engine.runtime.session import open_session
 from simmap.export.exporter import Report, export
 from simmap.export.recipe import load_recipe
@@ -540,6 +543,55 @@ def test_gates_behind_any_pooling(pooling: str, tmp_path: Path) -> None:
             each = np.einsum("dc,chw->hwd", first, hats[pooling])
         expected = (each * (held > 0)) @ second.T
         assert np.abs(found["parts"][at] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_gates_do_not_depend_on_the_size_of_the_input(tmp_path: Path) -> None:
+    net = Net(free=True)
+    x = net.trunk()
+    y, weight, _ = net.gemm(net.flat(net.op("GlobalAveragePool", x)), 8, 6)
+    y = net.op("Relu", y, to="gated")
+    onnx.save(net.done(y), str(tmp_path / "source.onnx"))
+    report = run_export(tmp_path / "source.onnx", tmp_path / "out.onnx", dynamic=True, size=16)
+    session = open_session(report.path, device="cpu")
+    model = onnx.load(str(tmp_path / "source.onnx"))
+    for size, grid in (((16, 16), (8, 8)), ((40, 24), (20, 12))):
+        images = photos(session, 2, size=size)
+        found = run_artifact(session, images)
+        alphas, gates = (values_of(model, tensor, images) for tensor in (x, "gated"))
+        parts = np.einsum("dc,nchw->nhwd", weight, alphas) / np.prod(grid) * (gates > 0)[:, None, None]
+        assert found["parts"].shape == (2, *grid, 6)
+        assert np.abs(found["parts"] - parts).max() <= 1e-5 * np.abs(parts).max()
+        assert np.abs(found["embedding"] - gates).max() <= 1e-5 * np.abs(gates).max()
+
+
+def test_attention_takes_one_size_only(tmp_path: Path) -> None:
+    onnx.save(networks.attended().model, str(tmp_path / "source.onnx"))
+    with pytest.raises(ExportError, match=r"attention pooling .* takes one size only; leave --dynamic out"):
+        run_export(tmp_path / "source.onnx", tmp_path / "out.onnx", dynamic=True)
+
+
+def test_a_rest_of_more_than_half_is_said(tmp_path: Path) -> None:
+    for offset, is_large in ((0.0, False), (30.0, True)):
+        net = Net()
+        y, _, _ = net.gemm(net.flat(net.op("GlobalAveragePool", net.trunk())), 8, 6)
+        y = net.op("Add", net.op("Abs", y), net.store(np.full(6, offset)))
+        onnx.save(net.done(y), str(tmp_path / "source.onnx"))
+        report = run_export(tmp_path / "source.onnx", tmp_path / f"{is_large}.onnx")
+        share = report.contract.parity["rest"]["relative"]
+        assert any("no place owns" in note for note in report.notes) == (share > 0.5)
+        if is_large:
+            assert share > 0.9
+        # By hand: what is left of the scores between different photos when all parts are taken off.
+        engine = Engine(report.path, device="cpu")
+        images = list(engine.embed(sorted(PHOTOS.glob("*.jpg"))))
+        pairs = [(a, b) for a in images for b in images if a is not b]
+        left = np.mean([abs(a.residual_against(b)) for a, b in pairs])
+        scores = np.mean([abs(float(unit(a.embedding) @ unit(b.embedding))) for a, b in pairs])
+        assert share == pytest.approx(left / scores, rel=0.2)
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
 
 
 LAYERS = {

@@ -18,8 +18,10 @@ from simmap.engine.runtime.ort import cpu_session, one_line
 from simmap.engine.types import Array
 
 from .draft import Draft
+from .held import attended_parts, carry
 from .sources.reference import Reference, as_channels_first, normalise
-from .surgery.analysis import Exposure
+from .surgery.carrying import ATTENTION
+from .surgery.exposure import Exposure
 from .surgery.exposing import normalises
 
 # Largest |artifact - source| over the largest |source|. float32 differs by the order of its sums;
@@ -29,6 +31,8 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "fp16-cuda": 5e-2, "int8": 1e-4}
 # What one sum in another order may cost: pooling of conv in NumPy, parts against the embedding.
 SUM_TOLERANCE = 2e-5
 BATCHES = (1, 3)
+# The share of a score that may belong to no place before a user is warned.
+LARGEST_REST = 0.5
 PHOTOS = Path(__file__).resolve().parent.parent / "models" / "photos"
 
 
@@ -59,7 +63,9 @@ def check(draft: Draft, reference: Reference | None) -> list[Check]:
     Raises:
         ExportError: the artifact does not run.
     """
-    network, mapping = _open(draft.model), _open(draft.maps)
+    attends = draft.exposure.attention is not None
+    network = _open(_with_attention(draft.model) if attends else draft.model)
+    mapping = _open(draft.maps)
     names = [output.name for output in network.get_outputs()]
     # A source may hold float16 of its own, whatever the precision of the artifact.
     is_half = any(w.data_type == onnx.TensorProto.FLOAT16 for w in draft.model.graph.initializer)
@@ -89,6 +95,32 @@ def _open(model: onnx.ModelProto) -> Any:
         return cpu_session(model.SerializeToString())
     except ArtifactError as error:
         raise ExportError(f"the artifact does not load: {error}") from error
+
+
+def _with_attention(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that also gives the weights and values that its attention pooling reads."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ATTENTION
+    )
+    return copy
+
+
+def rest_share(draft: Draft) -> float:
+    """The share of what no place owns in the similarity of a real photo with itself, ``rest . e / |e|^2``.
+
+    Returns:
+        The mean over the photos that ship.
+    """
+    session = _open(draft.model)
+    shares = []
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        image = preprocess(load(path).pixels, draft.spec)[0][None]
+        outputs = session.run(["embedding", "parts"], {"image": image})
+        embedding, parts = (np.asarray(value[0], dtype=np.float64) for value in outputs)
+        shares.append(1 - parts.sum(axis=(0, 1)) @ embedding / (embedding @ embedding))
+    return float(np.mean(shares))
 
 
 def require(checks: Sequence[Check], *, precision: str = "fp32") -> None:
@@ -143,17 +175,17 @@ def _compare(name: str, images: str, ours: Array, expected: Array, tolerance: fl
 def _sums(exposure: Exposure, outputs: dict[str, Array], images: str, tolerance: float) -> list[Check]:
     """What the engine will rely on: places sum to the feature."""
     checks: list[Check] = []
-    if exposure.pooling not in ("weights", "flatten"):
+    if exposure.pooling not in ("weights", "flatten", "attention"):
         eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
         conv = outputs["conv"].astype(np.float64)
         expected = decompose.pool(conv, exposure.pooling, p=exposure.p, eps=eps)
         checks.append(_compare("pooled = pool(conv)", images, outputs["pooled"], expected, SUM_TOLERANCE))
     if "parts" in outputs:
-        parts = _parts(exposure, outputs["conv"])
-        checks.append(_compare("parts", images, outputs["parts"], parts, tolerance))
-        total = outputs["parts"].astype(np.float64).sum(axis=(1, 2))
-        if exposure.bias is not None:
-            total += exposure.bias
+        parts, rest = _owned(exposure, outputs)
+        # The weights of a gated tail are those that the artifact stores: only the order of sums differs.
+        least = tolerance if exposure.gated is None else TOLERANCE["fp32"]
+        checks.append(_compare("parts", images, outputs["parts"], parts, least))
+        total = outputs["parts"].astype(np.float64).sum(axis=(1, 2)) + rest
         checks.append(_compare("embedding = sum(parts)", images, outputs["embedding"], total, SUM_TOLERANCE))
     return checks
 
@@ -170,6 +202,20 @@ def _maps(session: Any, exposure: Exposure, outputs: dict[str, Array], images: s
     parts = places.astype(np.float64) if affine else _parts(exposure, places)
     expected = np.einsum("nhwd,nd->nhw", parts, directions)
     return _compare("maps", images, maps, expected, TOLERANCE["fp32"])
+
+
+def _owned(exposure: Exposure, outputs: dict[str, Array]) -> tuple[Array, Array | float]:
+    """What each place adds to the embedding (N, H, W, D), and what no place owns, (N, D) or the same for all."""
+    if exposure.attention is not None:
+        parts = attended_parts(exposure.attention, *(outputs[name] for name in ATTENTION))
+    else:
+        parts = _parts(exposure, outputs["conv"])
+    bias = 0.0 if exposure.bias is None else exposure.bias
+    if exposure.gated is None:
+        return parts, bias
+    before = 0.0 if exposure.tail_bias is None else exposure.tail_bias
+    parts, rest = carry(exposure.gated, parts.sum(axis=(1, 2)) + before, parts)
+    return parts, rest if exposure.rest == "image" else bias
 
 
 def _parts(exposure: Exposure, conv: Array) -> Array:

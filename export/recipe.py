@@ -68,7 +68,9 @@ class Recipe:
         pool: pooling put on the feature map instead of the network's own.
         p: exponent of ``pool: gem``; 3 by default.
         conv_layer: the feature map: a module of a torch network, a tensor or node of an ONNX graph.
-        embedding: ``output``, ``pooled``, or a tensor of the ONNX graph to cut at.
+        embedding: ``output``, ``pooled``, or a tensor of the ONNX graph to cut at; by default what the
+            network is made to give: of timm its output with ``num_classes=0``, of torchvision the pooled
+            feature, of others their output.
         size: (height, width) of the input.
         dynamic: accept other heights and widths too.
         mean, std, colour, resize, kernel, crop_fraction: see ``engine.artifact.InputSpec``.

@@ -16,6 +16,8 @@ from .names import short_names
 from .panel import Panel, View
 
 MATCHES = 5  # of a cell, that are drawn
+LEAST_SCORE = 0.05  # below it a share of the score says nothing
+LEAST_SHARE = 0.5  # below it the map explains too little to rely on
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,8 @@ class PairFigure(Figure):
         for photo, embedded, values, rest in zip(
             pair.photos, pair.images, pair.maps, pair.residuals, strict=True
         ):
-            caption = f"the map sums to {values.sum():.3f}"
-            if embedded.rest is not None:
-                caption += f"{_share(values.sum(), pair.score)}, no place owns {rest:.3f}"
+            residual = None if embedded.rest is None else rest
+            caption = caption_of(float(values.sum()), residual, pair.score)
             plain = Panel(photo.pixels, None, embedded.geometry, title=names[photo.name])
             stacks.append([plain, Panel(photo.pixels, values, embedded.geometry, caption=caption)])
         total = "the score" if pair.images[0].rest is None else "the map's sum"
@@ -129,13 +130,13 @@ def _middle(panel: Panel, place: Rectangle, box: Corners) -> tuple[float, float]
     return left + x, top + y
 
 
-_LEAST_SCORE = 0.05  # below it a share of the score says nothing
-_LEAST_SHARE = 0.5
-
-
-def _share(total: float, score: float) -> str:
-    """Which share of the score a map carries, as its caption says it; a small one is a warning."""
-    if abs(score) < _LEAST_SCORE:
-        return " (the score is near 0)"
-    share = total / score
-    return f" ({share:.0%} of the score)" if share >= _LEAST_SHARE else f" (only {share:.0%} of the score)"
+def caption_of(total: float, residual: float | None, score: float) -> str:
+    """What stands under a map: its sum, and where there is a residual its share of the score."""
+    caption = f"the map sums to {total:.3f}"
+    if residual is None:
+        return caption
+    if abs(score) < LEAST_SCORE:
+        share = "the score is near 0"
+    else:
+        share = f"{'only ' if total / score < LEAST_SHARE else ''}{total / score:.0%} of the score"
+    return f"{caption} ({share}), no place owns {residual:.3f}"

@@ -21,7 +21,9 @@ class TorchNetwork:
         name: for example ``timm/tf_efficientnet_lite0``.
         outputs: names of what ``module`` gives: ``output`` (N, D), and the feature map ``conv`` (N, C, H, W)
             where it was named; ``conv`` alone where a pooling is put on it whatever follows.
-        is_classifier: the embedding is its pooled feature, and class scores may follow.
+        embedding: what the embedding is unless the recipe says otherwise; see ``surgery.analysis``.
+        is_classifier: of a library: class scores may follow its pooled feature, and its tokens lie on
+            ``grid``, or in an unknown order.
         grid: height and width of the places of tokens (N, L, C); None where unknown.
         mean, std, size, crop_fraction, kernel: the preprocessing that the architecture was trained with
             (``kernel`` as its library calls it: ``bilinear``, ``bicubic``); None where unknown.
@@ -31,6 +33,7 @@ class TorchNetwork:
     module: nn.Module
     name: str
     outputs: tuple[str, ...] = ("output",)
+    embedding: Literal["output", "pooled"] = "output"
     is_classifier: bool = False
     grid: Size | None = None
     mean: Triple | None = None

@@ -13,7 +13,8 @@ from simmap.engine.errors import ExportError
 from simmap.engine.types import Array
 
 from ..recipe import Recipe
-from ..surgery.analysis import Exposure, analyse
+from ..surgery.analysis import analyse
+from ..surgery.exposure import Exposure
 from ..surgery.graph import Graph, load_onnx
 from .network import Kind
 from .reference import Reference, onnx_reference
@@ -88,7 +89,13 @@ def _open_torch(recipe: Recipe) -> Source:
     weights = recipe.weights_path()
     kind = cast(Kind, recipe.kind)
     network = networks.build(
-        kind, recipe.name, weights=weights, conv_layer=recipe.conv_layer, pool=recipe.pool, size=recipe.size
+        kind,
+        recipe.name,
+        weights=weights,
+        conv_layer=recipe.conv_layer,
+        pool=recipe.pool,
+        size=recipe.size,
+        embedding=recipe.embedding,
     )
     size = recipe.size or network.size or (224, 224)
     graph = Graph(tracing.to_onnx(network, size, dynamic=recipe.dynamic), name=network.name, size=size)
@@ -133,7 +140,7 @@ def _open_torch(recipe: Recipe) -> Source:
         "conv" if "conv" in network.outputs else None,
         recipe.pool or ("avg" if is_alone else None),
         recipe.p,
-        recipe.embedding or ("pooled" if network.is_classifier else "output"),
+        recipe.embedding or network.embedding,
         {"mean": network.mean, "std": network.std, "size": size, "crop_fraction": network.crop_fraction},
         facts,
         ("torch", *((recipe.kind,) if recipe.kind != "module" else ())),

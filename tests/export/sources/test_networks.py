@@ -15,7 +15,7 @@ from simmap.export.recipe import load_recipe
 from simmap.export.sources.networks import build
 from simmap.export.sources.running import example_batch, forward
 from simmap.export.sources.source import Source, open_source
-from simmap.export.surgery.analysis import Exposure
+from simmap.export.surgery.exposure import Exposure
 
 
 def found(kind: str, name: str, size: int | list[int] = 64, **options: Any) -> tuple[Source, Exposure]:

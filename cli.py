@@ -494,6 +494,9 @@ def inspect(arguments: argparse.Namespace) -> None:
         if not isinstance(value, dict):
             print(f"{'fidelity':12} {name.replace('_', ' ')} {value:.4g}")
     for name, figures in contract.parity.items():
+        if name == "rest":
+            print(f"{'rest':12} {figures['share']:.0%} of a photo's similarity with itself, on real photos")
+            continue
         print(f"{'parity':12} {name}: at most {figures['absolute']:.2e}, relative {figures['relative']:.2e}")
 
 
@@ -503,8 +506,8 @@ def export(arguments: argparse.Namespace) -> None:
     from simmap.export.recipe import load_recipe
 
     names = (
-        "torchvision", "timm", "module", "onnx", "weights", "pool", "p", "conv_layer", "embedding", "size",
-        "dynamic", "mean", "std", "colour", "resize", "kernel", "crop_fraction", "precision", "calibrate",
+        "torchvision", "timm", "module", "onnx", "weights", "pool", "p", "conv_layer", "embedding", "grid",
+        "size", "dynamic", "mean", "std", "colour", "resize", "kernel", "crop_fraction", "precision", "calibrate",
     )  # fmt: skip
     flags = {name: getattr(arguments, name) for name in names}
     # Before the heavy imports: a mistake in a recipe is told at once.
@@ -891,6 +894,9 @@ def _add_export(commands: Any) -> None:
         "--conv-layer", metavar="NAME", help="feature map: a torch module, an ONNX tensor or node"
     )
     network.add_argument("--embedding", metavar="NAME", help="output, pooled, or an ONNX tensor to cut at")
+    network.add_argument(
+        "--grid", metavar="HxW", help="cells of a class token's patches, such as 7x7 (default: one a patch)"
+    )
     network.add_argument(
         "--precision",
         choices=("fp32", "fp16", "fp16-cuda", "int8"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from simmap.engine.contract import MAPS_KEY, Contract, InputSpec, Precision, encode_bias
+from simmap.engine.contract import MAPS_KEY, Contract, Head, InputSpec, Precision, encode_bias
 from simmap.engine.errors import ExportError
 from simmap.engine.files import check_output, replacing
 from simmap.engine.runtime.session import open_session
@@ -88,6 +88,7 @@ def export(
         pool=source.pool,
         p=source.p,
         embedding=source.embedding,
+        cells=recipe.grid,
     )
     spec, notes = _input_spec(recipe, source)
     notes = [*source.notes, *exposure.notes, *notes]
@@ -96,9 +97,14 @@ def export(
             f"the source's pooled feature is {exposure.pooled_scale:g} times this one; cosines agree"
         )
     progress(
-        f"feature map {exposure.conv!r} {' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
-        f"head {'affine' if has_head(exposure) else 'none'}"
+        f"{'feature map' if exposure.tokens is None else 'tokens'} {exposure.conv!r} "
+        f"{' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, head {_head(exposure)}"
     )
+    if recipe.precision == "int8" and exposure.tokens is not None:
+        raise ExportError(
+            "precision int8 quantises convolutions, and a transformer has one, for its patches, so nothing "
+            "would be gained; use precision fp16 or fp16-cuda"
+        )
     model = expose(source.graph, exposure, spec)
     maps = map_graph(exposure, dynamic=spec.dynamic)
     bias = constant_part(exposure)
@@ -126,6 +132,14 @@ def export(
     checks += compared(model)
     gate.require(checks, precision=stored)
     contract = _contract(stored, source, exposure, spec, model, bias, checks)
+    if contract.rest == "image":
+        share = gate.rest_share(model, spec)
+        contract = replace(contract, parity={**contract.parity, "rest": {"share": share}})
+        if not share <= gate.LARGE_REST:
+            notes.append(
+                f"no place owns {share:.0%} of a photo's similarity with itself: the maps of this network "
+                "say little about its scores"
+            )
     if recipe.precision == "int8":
         calibration, held_out = recipe.split_photos()
         progress(f"calibrating on {len(calibration)} photos of {recipe.calibrate}")
@@ -193,6 +207,12 @@ def _input_spec(recipe: Recipe, source: Source) -> tuple[InputSpec, list[str]]:
     return InputSpec(height=height, width=width, dynamic=recipe.dynamic, **chosen), notes
 
 
+def _head(exposure: Exposure) -> Head:
+    if exposure.tokens is not None:
+        return "gated"
+    return "affine" if has_head(exposure) else "none"
+
+
 def _contract(
     precision: Precision,
     source: Source,
@@ -208,7 +228,7 @@ def _contract(
         "pooling": exposure.pooling,
         "p": exposure.p,
         "eps": exposure.eps,
-        "head": "affine" if has_head(exposure) else "none",
+        "head": _head(exposure),
         "bias": None if bias is None else encode_bias(bias),
         "precision": precision,
     }
@@ -216,6 +236,7 @@ def _contract(
         input=spec,
         channels=channels,
         dimension=pooled if exposure.tail is None else exposure.tail.dimension,
+        rest="constant" if exposure.tokens is None else "image",
         grid_height=height,
         grid_width=width,
         fingerprint=fingerprint(model, spec, settings),

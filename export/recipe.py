@@ -63,6 +63,8 @@ class Recipe:
         p: exponent of ``pool: gem``; 3 by default.
         conv_layer: the feature map: a module of a torch network, a tensor or node of an ONNX graph.
         embedding: ``output``, ``pooled``, or a tensor of the ONNX graph to cut at.
+        grid: rows and columns of the parts of a network with a class token: patches of one cell are
+            summed. By default every patch is a cell.
         size: (height, width) of the input.
         dynamic: accept other heights and widths too.
         mean, std, colour, resize, kernel, crop_fraction: see ``engine.artifact.InputSpec``.
@@ -81,6 +83,7 @@ class Recipe:
     p: float | None = None
     conv_layer: str | None = None
     embedding: str | None = None
+    grid: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     dynamic: bool = False
     mean: Triple | None = None
@@ -103,6 +106,8 @@ class Recipe:
             raise ConfigError("weights: an ONNX file has its own; leave weights out")
         if self.size is not None and min(self.size) < 1:
             raise ConfigError(f"size is {self.size}, must be whole numbers of 1 or more")
+        if self.grid is not None and min(self.grid) < 1:
+            raise ConfigError(f"grid is {self.grid}, must be whole numbers of 1 or more")
         if self.std is not None and 0 in self.std:
             raise ConfigError("std has a zero; each of r, g, b must differ from 0")
         if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
@@ -177,15 +182,16 @@ def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
             if isinstance(value, str) and not value.startswith(PACKAGE):
                 data[key] = str(path.parent / value)
     data.update({key: value for key, value in flags.items() if value is not None})
-    if "size" in data and data["size"] is not None:
-        data["size"] = parse_size(data["size"])
+    for key in ("size", "grid"):
+        if data.get(key) is not None:
+            data[key] = parse_size(data[key], name=key)
     recipe: Recipe = build(Recipe, data, kind="recipe", where=path or "export")
     if recipe.calibrate is not None:
         recipe.split_photos()  # a folder that will not do is told before the network is built
     return recipe
 
 
-def parse_size(value: object) -> object:
+def parse_size(value: object, *, name: str = "size") -> object:
     """``224``, ``"160x320"`` (height x width) or ``[160, 320]`` as (height, width).
 
     Raises:
@@ -197,5 +203,5 @@ def parse_size(value: object) -> object:
         sides = value.lower().split("x")
         if len(sides) <= 2 and all(side.strip().isdigit() for side in sides):
             return (int(sides[0]), int(sides[-1]))
-        raise ConfigError(f"size is {value!r}, must be like 224 or 160x320 (height x width)")
+        raise ConfigError(f"{name} is {value!r}, must be like 224 or 160x320 (height x width)")
     return value

@@ -16,6 +16,7 @@ from ..surgery.analysis import Exposure
 from ..surgery.graph import Graph, load_onnx
 from .network import Kind
 from .reference import Reference, onnx_reference
+from .token_reference import token_reference
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def _open_onnx(recipe: Recipe) -> Source:
         graph.free_size()
     return Source(
         graph,
-        lambda exposure: onnx_reference(graph, exposure),
+        lambda exposure: _by_graph(graph, exposure),
         recipe.embedding or "output",
         recipe.conv_layer,
         recipe.pool,
@@ -55,6 +56,13 @@ def _open_onnx(recipe: Recipe) -> Source:
         (),
         (),
     )
+
+
+def _by_graph(graph: Graph, exposure: Exposure) -> Reference:
+    """What the source's own graph gives."""
+    if exposure.tokens is None or exposure.embedding is None:
+        return onnx_reference(graph, exposure)
+    return token_reference(graph, exposure.tokens, exposure.tail, exposure.embedding)
 
 
 def _open_torch(recipe: Recipe) -> Source:
@@ -72,11 +80,12 @@ def _open_torch(recipe: Recipe) -> Source:
     cut = network.embedding == "pooled"
 
     def reference(exposure: Exposure) -> Reference:
-        by_graph = onnx_reference(graph, exposure)
+        by_graph = _by_graph(graph, exposure)
 
         def run(batch: Array, found: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
             values = by_graph(batch, found)
-            values["conv"] = (found["conv"], running.nearest_intermediate(network, batch, found["conv"]))
+            if "conv" in found:
+                values["conv"] = (found["conv"], running.nearest_intermediate(network, batch, found["conv"]))
             if cut:
                 values["pooled"] = (found["pooled"], running.run(network, batch))
             elif exposure.embedding is not None:

@@ -19,8 +19,10 @@ from simmap.engine.types import Array
 from .affine import Affine, affine_tail
 from .graph import AFFINE, Graph, attribute, single_number
 from .layout import Layout, is_channels_last, layout_of
+from .patches import Grid
 from .pools import Pool, match_pool
 from .target import find_target, named_tensor, origin
+from .tokens import Tokens, find_tokens
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Exposure:
     """Where a graph's feature map lies and what follows it.
 
     Attributes:
-        conv: name of the tensor that is the feature map.
+        conv: name of the tensor that is the feature map; for pooling ``token`` the last state of all tokens.
         layout: its axes; ``NLC`` are tokens in row-major order of the grid.
-        shape: C, H, W.
+        shape: C, H, W of the map, or of the tokens and their parts.
         pooling, p, eps: see ``engine.artifact.Contract``.
         place_weights: (C, H, W) of pooling ``weights``.
         place_bias: (C,) of pooling ``weights``.
@@ -41,6 +43,7 @@ class Exposure:
         pooled_scale: the source's pooled feature is this times ours (a sum is H W times the average).
         is_normed: the source divides the embedding by its L2 norm at the end, which the artifact leaves out.
         notes: what a user should know of the choices made here.
+        tokens: for pooling ``token``, what is read and what feeds it.
     """
 
     conv: str
@@ -57,6 +60,7 @@ class Exposure:
     pooled_scale: float = 1.0
     is_normed: bool = False
     notes: tuple[str, ...] = ()
+    tokens: Tokens | None = None
 
 
 def analyse(
@@ -66,6 +70,7 @@ def analyse(
     pool: Pooling | None = None,
     p: float | None = None,
     embedding: str = "output",
+    cells: Grid | None = None,
 ) -> Exposure:
     """Find the feature map, its pooling, and the affine way from there to the embedding.
 
@@ -76,9 +81,10 @@ def analyse(
         p: exponent of a ``gem`` given by ``pool``.
         embedding: ``output`` (what the graph gives), ``pooled`` (the feature right behind the pooling)
             or the name of a tensor to cut at.
+        cells: rows and columns of the parts of a class token's patches; None takes those of the patches.
 
     Raises:
-        ExportError: there is no such feature map, or something that is not affine follows it; the
+        ExportError: there is no such feature map or class token, or what follows it is not affine; the
             message names the node and what to do.
     """
     if conv_layer is not None and pool is not None:
@@ -88,6 +94,15 @@ def analyse(
     target, notes, end = find_target(graph, embedding)
     wanted = origin(graph, named_tensor(graph, conv_layer)) if conv_layer else None
     found, blockers = _find_pool(graph, target, wanted)
+    if found is None and wanted is None and pool is None:
+        tokens = find_tokens(graph, target, cells)
+        if tokens is not None:
+            return _expose_tokens(graph, tokens, target, notes, embedding, is_normed=end == "norm")
+    if cells is not None:
+        raise ExportError(
+            f"{graph.name}: grid is for embeddings that are read from a class token, and this one is pooled "
+            "from a feature map; leave grid out"
+        )
     if found is None:
         raise ExportError(_no_pool(graph, target, wanted))
     if pool is not None:
@@ -139,21 +154,40 @@ def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
             f"{graph.name}: no pooling of the feature map {wanted!r} feeds the embedding {target!r}; "
             "add --pool avg (or max, gem) to put one on it"
         )
-    for tensor in graph.dominators(target):
-        node = graph.producer.get(tensor)
-        if node is None or node.op_type not in ("Gather", "Slice"):
-            continue
-        before = graph.shape(node.input[0]) if node.input[0] in graph.values else ()
-        if len(before) == 3 and np.prod(graph.shape(tensor)) == before[2]:
-            return (
-                f"{graph.name}: the embedding is one token (a class token, by node {graph.describe(node)}), "
-                "not a sum over places; only networks that pool their feature map or patch tokens can be "
-                "decomposed"
-            )
     return (
         f"{graph.name}: no pooling over places leads to {target!r}, so it has no feature map to decompose "
         "(a detector or a segmenter, say); name one with --conv-layer TENSOR --pool avg"
     )
+
+
+def _expose_tokens(
+    graph: Graph, tokens: Tokens, target: str, notes: list[str], embedding: str, *, is_normed: bool
+) -> Exposure:
+    """Put the tokens and the affine tail together."""
+    read = tokens.readout.output
+    if embedding == "pooled":
+        target, is_normed = read, False
+    for tensor in graph.dominators(target):
+        node = graph.producer.get(tensor)
+        if tensor == read or node is None:
+            break
+        if node.op_type not in AFFINE or len(graph.data_inputs(node)) != 1:
+            raise ExportError(
+                f"{graph.name}: node {graph.describe(node)} between the class token and the embedding is not "
+                "affine, so no place owns its part of the score; cut the embedding before it with "
+                f"--embedding {graph.data_inputs(node)[0]!r} or --embedding pooled"
+            )
+    channels = graph.shape(tokens.readout.state)[2]
+    tail = affine_tail(graph, read, target, channels)
+    if tail is not None and tail.matrix.ndim == 2:
+        notes = [
+            *notes,
+            f"an affine head leads from the token's {channels} features to {tail.dimension} and is kept",
+        ]
+    return Exposure(
+        tokens.readout.state, "NLC", (channels, *tokens.cells), "token", tail=tail, embedding=target,
+        is_normed=is_normed, notes=tuple(notes), tokens=tokens,
+    )  # fmt: skip
 
 
 def _expose(graph: Graph, found: Pool, target: str, notes: list[str], *, is_normed: bool) -> Exposure:

@@ -7,10 +7,13 @@ from onnx import TensorProto, helper
 from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
 
+from .affine import Affine
 from .analysis import Exposure
 from .graph import Graph
 from .heads import has_head
 from .nodes import OURS, RESERVED, SOURCE, Nodes
+from .token_parts import BlockNodes, add_token_head
+from .tokens import Tokens
 
 NORMALISED, NETWORK_INPUT = f"{OURS}normalised", f"{OURS}network_input"
 
@@ -43,8 +46,16 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
             f"{graph.name}: the head reads {exposure.pooled_scale:g} times the average over the places (a "
             "sum, or pads that count), which changes with the size; leave --dynamic out"
         )
+    if spec.dynamic and exposure.tokens is not None:
+        raise ExportError(
+            f"{graph.name}: is a transformer, whose position embeddings fix the number of its patches; leave "
+            "--dynamic out and give --size"
+        )
     builder = _Builder(graph, exposure, dynamic=spec.dynamic)
     builder.add_input(spec)
+    if exposure.tokens is not None:
+        builder.add_tokens(exposure.tokens, exposure.tail)
+        return builder.model(spec)
     builder.add_conv(exposure)
     builder.add_heads(exposure)
     return builder.model(spec)
@@ -147,6 +158,16 @@ class _Builder(Nodes):
         if tensor != "conv":
             self.add("Cast", [tensor], "conv", to=TensorProto.FLOAT)
         self._output("conv", ["N", exposure.shape[0], "H", "W"])
+
+    def add_tokens(self, tokens: Tokens, tail: Affine | None) -> None:
+        """``parts`` of the patch tokens, and ``embedding``."""
+        dtype = self.source.values[tokens.blocks[0].values].dtype
+        blocks = BlockNodes(tokens, self._name, dtype)
+        self.body += blocks.nodes
+        self.weights += blocks.weights
+        dimension = add_token_head(self, tokens, tail, blocks.total, self.conv)
+        self._output("embedding", ["N", dimension])
+        self._output("parts", ["N", *tokens.cells, dimension])
 
     def _output(self, name: str, shape: list[str | int]) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

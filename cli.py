@@ -507,7 +507,8 @@ def export(arguments: argparse.Namespace) -> None:
 
     names = (
         "torchvision", "timm", "module", "onnx", "weights", "pool", "p", "conv_layer", "embedding", "grid",
-        "size", "dynamic", "mean", "std", "colour", "resize", "kernel", "crop_fraction", "precision", "calibrate",
+        "size", "dynamic", "mean", "std", "colour", "resize", "kernel", "crop_fraction", "precision",
+        "calibrate",
     )  # fmt: skip
     flags = {name: getattr(arguments, name) for name in names}
     # Before the heavy imports: a mistake in a recipe is told at once.

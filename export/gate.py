@@ -17,6 +17,7 @@ from simmap.engine.images.preprocess import preprocess
 from simmap.engine.types import Array
 
 from .sources.reference import Reference, as_channels_first, normalise, one_line
+from .sources.token_reference import PROOFS
 from .surgery.analysis import Exposure
 from .surgery.exposing import normalises
 
@@ -81,6 +82,8 @@ def check(
     # A source may hold float16 of its own, whatever the precision of the artifact.
     is_half = any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer)
     tolerance = max(TOLERANCE[precision], TOLERANCE["fp16"] if is_half else 0)
+    is_half_source = exposure.tokens is not None and exposure.tokens.dtype == np.float16
+    proof = TOLERANCE["fp16" if is_half_source else "fp32"]
     checks: list[Check] = []
     for size in sizes:
         for kind, batch in _batches(spec, size):
@@ -93,7 +96,8 @@ def check(
                 # A source that takes bytes normalises them itself.
                 given = normalise(batch, spec) if normalises(model) else as_channels_first(batch)
                 for name, (ours, theirs) in reference(given, found).items():
-                    checks.append(_compare(name, told, ours, theirs, tolerance))
+                    least = proof if name in PROOFS else tolerance
+                    checks.append(_compare(name, told, ours, theirs, least))
             checks += _sums(exposure, found, told, bias, tolerance)
             if mapping is not None and np.isfinite(found["conv" if "conv" in found else "parts"]).all():
                 checks.append(_maps(mapping, exposure, found, told))

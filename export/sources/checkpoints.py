@@ -12,7 +12,6 @@ from torch import nn
 from simmap.engine.errors import ExportError
 
 from .finder import leaves_of
-from .layers import Pooled
 from .messages import first_few, first_line, quiet, shape_text
 
 # Where training checkpoints keep the state dict, in the order of preference.
@@ -26,13 +25,13 @@ def load_checkpoint(
     network: nn.Module,
     weights: Path | None,
     title: str,
-    pooled: Pooled | None = None,
+    pooled: nn.Module | None = None,
     example: torch.Tensor | None = None,
 ) -> tuple[str, ...]:
     """Load the checkpoint ``weights`` into ``network`` and give the notes about it.
 
-    With ``pooled``, keys of the modules that its output on ``example`` does not need (the classifier,
-    auxiliary heads) may be missing, be unexpected or have other shapes.
+    With ``pooled``, keys of the modules that its (first) output on ``example`` does not need (the
+    classifier, auxiliary heads) may be missing, be unexpected or have other shapes.
     """
     if weights is None:
         return ("random weights: for tests only",)
@@ -75,11 +74,12 @@ def load_checkpoint(
     return tuple(notes)
 
 
-def _unused(network: nn.Module, pooled: Pooled, example: torch.Tensor, title: str) -> tuple[str, ...]:
+def _unused(network: nn.Module, pooled: nn.Module, example: torch.Tensor, title: str) -> tuple[str, ...]:
     """Prefixes (``fc.``) of the modules that have parameters, none of which reaches the pooled feature."""
     try:
         with torch.enable_grad():
-            leaves = leaves_of(pooled.eval()(example)[0])
+            output = pooled.eval()(example)
+            leaves = leaves_of(output[0] if isinstance(output, tuple) else output)
     except ExportError:
         raise
     except Exception as error:

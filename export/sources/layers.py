@@ -77,6 +77,29 @@ class TimmFeatures(nn.Module):
         return cast(Any, self.network).forward_features(x)
 
 
+class TimmToken(nn.Module):
+    """The embedding of a timm network with a class token: what it gives with ``num_classes=0``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        network = cast(Any, self.network)
+        return cast(torch.Tensor, network.forward_head(network.forward_features(x), pre_logits=True))
+
+
+class FirstToken(nn.Module):
+    """The first of the tokens (N, T, C) that a layer gives."""
+
+    def __init__(self, tap: Tap) -> None:
+        super().__init__()
+        self.tap = tap
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.tap(x)[1][:, 0])
+
+
 @dataclass
 class Layout:
     """How a network lays out its feature map.

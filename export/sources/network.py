@@ -25,6 +25,7 @@ class TorchSource:
         conv_output: name of the ONNX output that carries the feature map, None where it must be found.
         pooling: how ``output`` came from ``conv``; None for a factory's network.
         p, eps: of pooling ``gem``.
+        takes_one_size: position embeddings fix the number of its patches.
         mean, std, size, crop_fraction, kernel: the preprocessing that the architecture was trained with
             (``kernel`` as its library calls it: ``bilinear``, ``bicubic``); None where unknown.
         notes: what a user should know of how the network came about, a sentence each.
@@ -37,6 +38,7 @@ class TorchSource:
     pooling: Pooling | None = None
     p: float | None = None
     eps: float | None = None
+    takes_one_size: bool = False
     mean: Triple | None = None
     std: Triple | None = None
     size: Size | None = None

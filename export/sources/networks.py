@@ -17,11 +17,13 @@ from simmap.engine.errors import ExportError
 
 from .checkpoints import check_finite, load_checkpoint
 from .finder import find_pooled_layer
-from .layers import Layout, Pool, Pooled, Tap, TimmFeatures, find_layer
+from .layers import FirstToken, Layout, Pool, Pooled, Tap, TimmFeatures, TimmToken, find_layer
 from .messages import first_line, quiet, suggest
 from .network import Kind, Size, TorchSource
 from .running import Nearest, example_batch
 
+# Of ImageNet's lists of classes that networks of timm are fine-tuned on.
+_IMAGENET_CLASSES = (1000, 11821, 21841, 21843)
 _MAP_POOLINGS = ("avg", "max", "gem", "avgmax", "catavgmax")
 
 
@@ -75,8 +77,14 @@ def _build_torchvision(
         options["input_size"] = size or defaults["size"]
     with quiet():
         network = torchvision.models.get_model(name, weights=None, **options).eval()
-    example = torch.from_numpy(example_batch(1, size or defaults["size"] or (224, 224)))
+    example = _example(size or defaults["size"] or (224, 224))
     models = torchvision.models
+    if isinstance(network, models.VisionTransformer) and conv_layer is None and pool is None:
+        token = FirstToken(Tap(network, "encoder"))
+        told = load_checkpoint(network, weights, title, token, example)
+        return TorchSource(
+            token.eval().requires_grad_(False), title, "output", notes=told, takes_one_size=True, **defaults
+        )
     if conv_layer is not None:
         layer, kind = conv_layer, "avg"
     elif isinstance(network, models.VGG | models.AlexNet | models.SqueezeNet):
@@ -105,9 +113,16 @@ def _build_timm(
     except Exception as error:
         raise ExportError(f"{title}: cannot be built ({first_line(error)})") from error
     config = network.pretrained_cfg
-    native = tuple(int(n) for n in config["input_size"][1:])
-    example = torch.from_numpy(example_batch(1, cast(Size, native)))
+    native = cast(Size, tuple(int(n) for n in config["input_size"][1:]))
+    example = _example(native)
     kind = pool or _timm_pooling(network, title)
+    if kind == "token" and conv_layer is not None:
+        raise ExportError(
+            f"{title}: its embedding is a class token, not a pooling of {conv_layer!r}; add --pool avg to "
+            "pool this layer, or leave --conv-layer out"
+        )
+    if kind == "token":
+        return _timm_token(network, name, weights, size, title)
     layout = _timm_layout(network, title)
     if conv_layer is not None:
         find_layer(network, conv_layer)
@@ -115,27 +130,64 @@ def _build_timm(
     pooled = Pooled(features, Pool(kind), layout)
     notes = load_checkpoint(network, weights, title, pooled, example)
     if size is not None and size != native and hasattr(network, "set_input_size"):
-        # After loading: the network resamples the position embeddings that it was trained with.
-        try:
-            with quiet():
-                network.set_input_size(img_size=size)
-        except Exception as error:
-            raise ExportError(f"{title}: cannot take {size[0]}x{size[1]} ({first_line(error)})") from error
-        network.eval()
-        example = torch.from_numpy(example_batch(1, size))
+        _resize_timm(network, size, title)
+        example = _example(size)
         layout.grid = _timm_layout(network, title).grid
     # timm's VGG has convolutions as large as the map between it and the pooling: cut before these.
     if pool is None and conv_layer is None and type(network).__name__ != "VGG":
         _check_pooled(network, pooled, example, title)
+    return _pooled_source(pooled, title, notes, _timm_defaults(config))
+
+
+def _timm_token(network: Any, name: str, weights: Path | None, size: Size | None, title: str) -> TorchSource:
+    """The source of a network with a class token: without its classifier, with CLIP's projection."""
+    defaults = _timm_defaults(network.pretrained_cfg)
+    is_projection = "clip" in name and network.num_classes not in _IMAGENET_CLASSES
+    token = network if is_projection else TimmToken(network)
+    notes = load_checkpoint(network, weights, title, token, _example(defaults["size"]))
+    if size is not None and size != defaults["size"]:
+        _resize_timm(network, size, title)
+    head = (
+        f"the projection to {network.num_classes} features is kept"
+        if is_projection
+        else "the embedding is what num_classes=0 gives"
+    )
+    return TorchSource(
+        token.eval().requires_grad_(False),
+        title,
+        "output",
+        notes=(*notes, head),
+        takes_one_size=True,
+        **defaults,
+    )
+
+
+def _timm_defaults(config: Any) -> dict[str, Any]:
+    """Preprocessing that a timm network was trained with."""
     interpolation = config.get("interpolation")
-    defaults = {
+    return {
         "mean": tuple(float(v) for v in config["mean"]),
         "std": tuple(float(v) for v in config["std"]),
-        "size": native,
+        "size": tuple(int(n) for n in config["input_size"][1:]),
         "crop_fraction": float(config["crop_pct"]) if config.get("crop_pct") else None,
         "kernel": str(interpolation) if interpolation else None,
     }
-    return _pooled_source(pooled, title, notes, defaults)
+
+
+def _resize_timm(network: Any, size: Size, title: str) -> None:
+    """Let a network take another size; after loading, since it resamples what it was trained with."""
+    if not hasattr(network, "set_input_size"):
+        raise ExportError(f"{title}: takes its own size only; leave size out")
+    try:
+        with quiet():
+            network.set_input_size(img_size=size)
+    except Exception as error:
+        raise ExportError(f"{title}: cannot take {size[0]}x{size[1]} ({first_line(error)})") from error
+    network.eval()
+
+
+def _example(size: Size) -> torch.Tensor:
+    return torch.from_numpy(example_batch(1, size))
 
 
 def _build_module(name: str, weights: Path | None, conv_layer: str | None) -> TorchSource:
@@ -241,10 +293,7 @@ def _timm_pooling(network: nn.Module, title: str) -> str:
     if kind in ("avg", "max", "avgmax", "catavgmax"):
         return str(kind)
     if kind in ("token", "tok"):
-        raise ExportError(
-            f"{title}: its embedding is a class token, so it has no feature map whose pooling is the "
-            "embedding; --pool avg takes the mean of the patch tokens instead"
-        )
+        return "token"
     raise ExportError(
         f"{title}: its pooling ({kind or 'none'}) is no sum over places; name another one with --pool"
     )

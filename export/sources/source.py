@@ -14,6 +14,7 @@ from simmap.engine.types import Array
 from ..recipe import Recipe
 from ..surgery.analysis import Exposure
 from ..surgery.graph import Graph, load_onnx
+from ..surgery.tokens import one_size
 from .network import Kind
 from .reference import Reference, onnx_reference
 from .token_reference import token_reference
@@ -75,6 +76,8 @@ def _open_torch(recipe: Recipe) -> Source:
     )
     if recipe.pool == "gem":
         network = replace(network, p=recipe.p or 3.0)
+    if recipe.dynamic and network.takes_one_size:
+        raise one_size(network.name)
     size = recipe.size or network.size or (224, 224)
     graph = Graph(tracing.to_onnx(network, size, dynamic=recipe.dynamic), name=network.name, size=size)
     cut = network.embedding == "pooled"

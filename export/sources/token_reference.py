@@ -20,6 +20,8 @@ from ..surgery.graph import Graph, plain_session
 from ..surgery.tokens import Tokens
 from .reference import Reference
 
+PROOFS = ("blocks", "state", "head")
+"""What is held against the source alone, whatever the precision of the artifact."""
 _INDEX = "simmap/read"
 
 
@@ -52,7 +54,7 @@ def token_reference(graph: Graph, tokens: Tokens, tail: Affine | None, embedding
             rows.append(_of_one_image(tensors, tokens, tail, embedding, names))
         expected = {name: np.stack([row[name][1] for row in rows]) for name in rows[0]}
         summed = {name: np.stack([row[name][0] for row in rows]) for name in rows[0]}
-        pairs = {name: (summed[name], expected[name]) for name in ("blocks", "state", "head")}
+        pairs = {name: (summed[name], expected[name]) for name in PROOFS}
         return {
             "embedding": (found["embedding"], expected["head"].astype(np.float32)),
             "parts": (found["parts"], expected["parts"].astype(np.float32)),

@@ -13,7 +13,7 @@ from .graph import Graph
 from .heads import has_head
 from .nodes import OURS, RESERVED, SOURCE, Nodes
 from .token_parts import BlockNodes, add_token_head
-from .tokens import Tokens
+from .tokens import Tokens, one_size
 
 NORMALISED, NETWORK_INPUT = f"{OURS}normalised", f"{OURS}network_input"
 
@@ -47,10 +47,7 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
             "sum, or pads that count), which changes with the size; leave --dynamic out"
         )
     if spec.dynamic and exposure.tokens is not None:
-        raise ExportError(
-            f"{graph.name}: is a transformer, whose position embeddings fix the number of its patches; leave "
-            "--dynamic out and give --size"
-        )
+        raise one_size(graph.name)
     builder = _Builder(graph, exposure, dynamic=spec.dynamic)
     builder.add_input(spec)
     if exposure.tokens is not None:
@@ -161,8 +158,7 @@ class _Builder(Nodes):
 
     def add_tokens(self, tokens: Tokens, tail: Affine | None) -> None:
         """``parts`` of the patch tokens, and ``embedding``."""
-        dtype = self.source.values[tokens.blocks[0].values].dtype
-        blocks = BlockNodes(tokens, self._name, dtype)
+        blocks = BlockNodes(tokens, self._name)
         self.body += blocks.nodes
         self.weights += blocks.weights
         dimension = add_token_head(self, tokens, tail, blocks.total, self.conv)

@@ -9,7 +9,7 @@ import onnxruntime
 
 from simmap.engine.errors import ExportError
 
-from .graph import Graph, plain_session
+from .graph import Graph, plain_session, reads
 
 Grid = tuple[int, int]
 
@@ -79,27 +79,27 @@ def _patch_map(graph: Graph, start: str, count: int) -> str:
 
 def _between(graph: Graph, first: str, last: str) -> onnxruntime.InferenceSession:
     """A session from the tensor ``first`` to ``last``."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
     nodes = [node for node in graph.nodes if first not in node.output]
     needed: set[str] = {last}
     kept: list[onnx.NodeProto] = []
     for node in reversed(nodes):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
-    del model.graph.node[:], model.graph.output[:], model.graph.value_info[:]
-    model.graph.node.extend(kept[::-1])
-    entries = [entry for entry in model.graph.input if entry.name in needed]
-    entries.append(
-        onnx.helper.make_tensor_value_info(
-            first, onnx.helper.np_dtype_to_tensor_dtype(graph.values[first].dtype), graph.shape(first)
+            needed.update(reads(node))
+    at_first = onnx.helper.make_tensor_value_info(
+        first, onnx.helper.np_dtype_to_tensor_dtype(graph.values[first].dtype), graph.shape(first)
+    )
+    inputs = [entry for entry in graph.model.graph.input if entry.name in needed]
+    weights = [tensor for name, tensor in graph.initializers.items() if name in needed]
+    part = onnx.helper.make_graph(
+        kept[::-1], "part", [*inputs, at_first], [onnx.ValueInfoProto(name=last)], initializer=weights
+    )
+    source = graph.model
+    return plain_session(
+        onnx.helper.make_model(
+            part,
+            opset_imports=source.opset_import,
+            functions=source.functions,
+            ir_version=max(source.ir_version, 8),
         )
     )
-    del model.graph.input[:]
-    model.graph.input.extend(entries)
-    weights = [weight for weight in model.graph.initializer if weight.name in needed]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)
-    model.graph.output.append(onnx.ValueInfoProto(name=last))
-    return plain_session(model)

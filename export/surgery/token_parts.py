@@ -22,19 +22,19 @@ class BlockNodes:
     These nodes belong to the network, not to the head: they compute in its precision.
     """
 
-    def __init__(self, tokens: Tokens, name: Callable[[str], str], dtype: npt.DTypeLike) -> None:
+    def __init__(self, tokens: Tokens, name: Callable[[str], str]) -> None:
         """Make the nodes.
 
         Args:
             tokens: what is summed.
             name: from a tensor of the source to its name in the artifact.
-            dtype: of the source's weights.
         """
-        self.tokens, self.name, self.dtype = tokens, name, np.dtype(dtype)
+        self.tokens, self.name = tokens, name
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.index = self._constant(np.array(tokens.readout.tokens, dtype=np.int64), "read")
-        self.member = self._constant(tokens.cell_of().astype(dtype), "cells") if tokens.is_coarse else ""
+        if tokens.is_coarse:
+            self.member = self._constant(tokens.cell_of().astype(tokens.dtype), "cells")
         total = ""
         for i, block in enumerate(tokens.blocks):
             effect = self._steps(self._concatenated(block, f"block{i}/"), block.steps, f"block{i}/")

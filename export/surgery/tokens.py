@@ -11,6 +11,7 @@ path of token k itself, registers, MLPs, output biases) is one vector per image 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ class Tokens:
         blocks: the attention branches that feed them.
         branches: the tensors whose sum is the last state: the embedded patches, and each branch.
         count: T, all tokens.
+        dtype: of the source's values.
         places: (H W,), the index of the patch token at each place of ``grid``, row by row.
         grid: the rows and columns of patches.
         cells: the rows and columns of the parts; patches of one cell are summed.
@@ -41,6 +43,7 @@ class Tokens:
     blocks: tuple[Block, ...]
     branches: tuple[str, ...]
     count: int
+    dtype: np.dtype[Any]
     places: npt.NDArray[np.intp]
     grid: Grid
     cells: Grid
@@ -88,4 +91,13 @@ def find_tokens(graph: Graph, target: str, cells: Grid | None) -> Tokens | None:
             f"divide {grid[0]} and columns that divide {grid[1]}"
         )
     branches = (stream.start, *stream.branches)
-    return Tokens(readout, stream.blocks, branches, count, places, grid, cells or grid)
+    dtype = graph.values[stream.blocks[0].values].dtype
+    return Tokens(readout, stream.blocks, branches, count, dtype, places, grid, cells or grid)
+
+
+def one_size(name: str) -> ExportError:
+    """The refusal of free sizes."""
+    return ExportError(
+        f"{name}: is a transformer, whose position embeddings fix the number of its patches; leave --dynamic "
+        "out and give --size"
+    )

@@ -29,15 +29,23 @@ def by_torch(family: str, output: Path, **flags: Any) -> Session:
     return open_session(report.path, device="cpu")
 
 
-def plain_onnx(family: str, path: Path, *, opset: int = 17) -> Path:
-    """The network as a third party would export it: TorchScript, batch size 1, nothing simplified."""
+def plain_onnx(family: str, path: Path, *, opset: int = 17, free_batch: bool = True) -> Path:
+    """The network as a third party would export it: TorchScript, nothing simplified."""
     network = FAMILIES[family]()
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
     buffer = io.BytesIO()
     example = torch.zeros(1, 3, *size_of(family))
-    torch.onnx.export(network, (example,), buffer, opset_version=opset, dynamo=False, input_names=["x"])
+    torch.onnx.export(
+        network,
+        (example,),
+        buffer,
+        opset_version=opset,
+        dynamo=False,
+        input_names=["x"],
+        dynamic_axes={"x": {0: "batch"}} if free_batch else None,
+    )
     onnx.save(onnx.load_from_string(buffer.getvalue()), str(path))
     return path
 

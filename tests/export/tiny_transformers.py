@@ -82,7 +82,7 @@ class OpenClip(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv1(x).flatten(2).permute(0, 2, 1)
-        first = self.class_embedding + torch.zeros(len(x), 1, 48, dtype=x.dtype)
+        first = self.class_embedding + torch.zeros(x.shape[0], 1, 48, dtype=x.dtype)
         x = self.ln_pre(torch.cat([first, x], dim=1) + self.positional_embedding).permute(1, 0, 2)
         for block in self.blocks:
             x = block(x)

@@ -9,7 +9,7 @@ from simmap.engine.errors import ExportError
 
 from .affine import Affine
 from .analysis import Exposure
-from .graph import Graph
+from .graph import Graph, attribute
 from .heads import has_head
 from .nodes import OURS, RESERVED, SOURCE, Nodes
 from .token_parts import BlockNodes, add_token_head
@@ -99,8 +99,8 @@ class _Builder(Nodes):
             node.name = f"{SOURCE}{node.name}"
         node.input[:] = [self._name(i) for i in node.input]
         node.output[:] = [self._name(o) for o in node.output]
-        for attribute in node.attribute:
-            for graph in [attribute.g, *attribute.graphs]:
+        for item in node.attribute:
+            for graph in [item.g, *item.graphs]:
                 for inner in graph.node:
                     self._rename(inner)
                 for value in [*graph.input, *graph.output, *graph.initializer]:
@@ -108,7 +108,9 @@ class _Builder(Nodes):
 
     def _free_the_batch(self, nodes: list[onnx.NodeProto]) -> None:
         """Let reshapes that write the batch size 1 down keep the batch that they are given."""
-        for node, copy in zip(nodes, self.body, strict=True):
+        for node, copy in zip(nodes, list(self.body), strict=True):
+            if node.op_type == "Concat":
+                self._repeat_constants(node, copy)
             if node.op_type != "Reshape" or node.input[0] not in self.source.dynamic:
                 continue
             shape = self.source.constant(node.input[1])
@@ -123,6 +125,26 @@ class _Builder(Nodes):
                     if (free[1:] == -1).any():
                         continue
                 copy.input[1] = self.constant(free, f"reshape/{node.output[0]}")
+
+    def _repeat_constants(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
+        """Repeat what is written down for one image, such as a class token, for each image of the batch."""
+        rank = len(self.source.shape(node.output[0]))
+        if node.output[0] not in self.source.dynamic or rank < 3 or attribute(node, "axis", 0) % rank == 0:
+            return
+        for at, name in enumerate(node.input):
+            if name in self.source.sized or self.source.shape(name)[0] != 1:
+                continue
+            prefix = f"{SOURCE}repeat/{node.output[0]}/{at}"
+            ones = self.constant(np.ones(rank - 1, dtype=np.int64), f"{prefix}/ones")
+            first = self.constant(np.zeros(1, dtype=np.int64), f"{prefix}/first")
+            made = [
+                helper.make_node("Shape", [self.image], [f"{prefix}/shape"]),
+                helper.make_node("Gather", [f"{prefix}/shape", first], [f"{prefix}/batch"]),
+                helper.make_node("Concat", [f"{prefix}/batch", ones], [f"{prefix}/sizes"], axis=0),
+                helper.make_node("Expand", [copy.input[at], f"{prefix}/sizes"], [prefix]),
+            ]
+            self.body[self.body.index(copy) : self.body.index(copy)] = made
+            copy.input[at] = prefix
 
     def add_input(self, spec: InputSpec) -> None:
         """uint8 NHWC to what the network takes; transposing bytes first is the cheap order."""

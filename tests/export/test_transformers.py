@@ -82,3 +82,15 @@ def test_parts_are_what_the_patch_tokens_add_in_pytorch(family: str, tmp_path: P
                 close(found["embedding"], embedding, 1e-5)
             # and they carry a share of it that would show a mistake
             assert np.linalg.norm(parts.sum(axis=1)) > 0.1 * np.linalg.norm(found["embedding"])
+
+
+@pytest.mark.parametrize("options", [{"opset": 13}, {"free_batch": False}], ids=str)
+def test_older_and_fixed_files_give_the_same_parts(options: dict[str, Any], tmp_path: Path) -> None:
+    # opset 13 writes a norm out; a fixed batch size writes the class token down once
+    report = run_export(plain_onnx("vit", tmp_path / "source.onnx", **options), tmp_path / "out.onnx")
+    session = open_session(report.path, device="cpu")
+    images = photos(session, 3)
+    embedding, parts = expected("vit", images)
+    found = run_artifact(session, images)
+    close(found["embedding"], embedding, 1e-5)
+    close(found["parts"], parts.reshape(found["parts"].shape), 2e-5)

@@ -243,3 +243,104 @@ def _layer_scale(block: Any) -> Array:
         if gamma is not None:
             return np.asarray(gamma.numpy())
     return np.ones(1)
+
+
+class _Refused(nn.Module):
+    """A transformer of two blocks with one thing that cannot be decomposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 48, 16, 16)
+        self.first = nn.Parameter(torch.zeros(1, 1, 48))
+        self.norms = nn.ModuleList(nn.LayerNorm(48) for _ in range(4))
+        self.norm = nn.LayerNorm(48)
+        self.qkv = nn.ModuleList(nn.Linear(48, 144) for _ in range(2))
+        self.out = nn.ModuleList(nn.Linear(48, 48) for _ in range(2))
+        self.mlp = nn.ModuleList(
+            nn.Sequential(nn.Linear(48, 96), nn.GELU(), nn.Linear(96, 48)) for _ in range(2)
+        )
+        self.mix = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch(x).flatten(2).permute(0, 2, 1)
+        x = torch.cat([self.first.expand(x.shape[0], -1, -1), x], dim=1)
+        for i in range(2):
+            x = self.block(x, i)
+        return self.readout(x)
+
+    def block(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        x = x + self.attention(self.norms[2 * i](x), i)
+        return x + self.mlp[i](self.norms[2 * i + 1](x))
+
+    def readout(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x)[:, 0]
+
+    def attention(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        n, t, _ = x.shape
+        query, key, value = self.qkv[i](x).reshape(n, t, 3, 3, 16).permute(2, 0, 3, 1, 4)
+        weights = self.weights(query @ key.transpose(2, 3) / 4)
+        return self.out[i](self.gate(weights @ value).transpose(1, 2).reshape(n, t, 48))
+
+    def weights(self, scores: torch.Tensor) -> torch.Tensor:
+        return scores.softmax(dim=3)
+
+    def gate(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+class PostNorm(_Refused):
+    """BERT's order: the norm comes behind the sum."""
+
+    def block(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        x = self.norms[2 * i](x + self.attention(x, i))
+        return self.norms[2 * i + 1](x + self.mlp[i](x))
+
+    def readout(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0]
+
+
+class BranchNorm(_Refused):
+    """Swin v2's order: the norm comes behind the branch."""
+
+    def block(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        x = x + self.norms[2 * i](self.attention(x, i))
+        return x + self.norms[2 * i + 1](self.mlp[i](x))
+
+
+class TalkingHeads(_Refused):
+    """Attention weights are mixed between the heads, behind their softmax."""
+
+    def weights(self, scores: torch.Tensor) -> torch.Tensor:
+        return self.mix(scores.softmax(dim=3).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Gated(_Refused):
+    """The heads pass an activation."""
+
+    def gate(self, values: torch.Tensor) -> torch.Tensor:
+        return values.tanh()
+
+
+class Merged(_Refused):
+    """Pairs of tokens are merged behind the first block."""
+
+    def block(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        x = super().block(x, i)
+        return torch.cat([x[:, :1], (x[:, 1::2] + x[:, 2::2]) / 2], dim=1) if i == 0 else x
+
+
+class Tanh(_Refused):
+    """A pooler that is not affine."""
+
+    def readout(self, x: torch.Tensor) -> torch.Tensor:
+        return super().readout(x).tanh()
+
+
+REFUSED: dict[str, tuple[type[nn.Module], str]] = {
+    "post-norm": (PostNorm, r"node LayerNormalization .* post-norm"),
+    "branch norm": (BranchNorm, r"node LayerNormalization .* normalises an attention branch"),
+    "talking heads": (TalkingHeads, r"node \w+ .*talking heads"),
+    "gate": (Gated, r"node Tanh .* not linear in each token"),
+    "merged tokens": (Merged, r"node \w+ .*merged"),
+    "pooler": (Tanh, r"node Tanh .* not affine.*--embedding"),
+}

@@ -49,7 +49,7 @@ class Block:
         branch: the tensor that is added to the stream, (N, T, C) or another notation of it.
         weights: the tensor a (N, heads, T, T), or (N heads, T, T).
         values: the tensor V (N, heads, T, d), or (N heads, T, d).
-        heads: their number.
+        heads, width: their number, and the features d of one.
         is_merged: the batch and the heads are one axis.
         steps: from the concatenated heads (N, T, heads d) to the branch.
     """
@@ -58,6 +58,7 @@ class Block:
     weights: str
     values: str
     heads: int
+    width: int
     is_merged: bool
     steps: tuple[Linear, ...]
 
@@ -69,7 +70,7 @@ class Block:
 
     def bias(self) -> Array:
         """What the biases of the steps add to every token: (C,)."""
-        total: Array = np.zeros(len(self.steps[0].value))
+        total: Array = np.zeros(self.heads * self.width)
         for step in self.steps:
             total = step.apply(total) + step.bias
         return total
@@ -229,17 +230,16 @@ def _match_block(graph: Graph, leaf: str, tokens: int) -> Block:
         if step.op_type in _NOTATION:
             order = _rearranged(graph, step, order)
             continue
-        if not steps and not (order.reshape(-1) == expected).all():
+        if not (order.reshape(-1) == expected).all():
             raise _refuse(graph, step, "reads the heads in an order that mixes tokens")
-        if not steps:
-            expected = np.arange(tokens * int(graph.shape(step.output[0])[-1]))
         steps.append(_linear(graph, step, tokens))
-        order = np.arange(int(np.prod(graph.shape(step.output[0])))).reshape(graph.shape(step.output[0]))
-        expected = order.reshape(-1)
-    if not (order.reshape(-1) == expected).all() or not steps:
+        shape = graph.shape(step.output[0])
+        expected = np.arange(int(np.prod(shape)))
+        order = expected.reshape(shape)
+    if not (order.reshape(-1) == expected).all():
         raise _refuse(graph, graph.producer[leaf], "adds the heads in an order that mixes tokens")
     is_merged = len(graph.shape(values)) == 3
-    return Block(leaf, weights, values, heads, is_merged, tuple(_joined(steps)))
+    return Block(leaf, weights, values, heads, width, is_merged, tuple(_joined(steps)))
 
 
 def _heads(graph: Graph, values: str) -> tuple[int, int, int]:

@@ -59,7 +59,7 @@ class BlockNodes:
         """``concat_h(a[h, k, t] V[h, t])`` (N, K T, heads d), or its sum over the tokens of each cell."""
         tokens, heads = self.tokens, block.heads
         read, count = len(tokens.readout.tokens), tokens.count
-        width = len(block.steps[0].value) // heads
+        width = block.width
         # Whether the batch and the heads are one axis or two, the tokens are the last but one.
         rows = self._add(
             "Gather", [self.name(block.weights), self.index], f"{prefix}rows", axis=1 + (not block.is_merged)

@@ -275,10 +275,38 @@ def test_unknown_options(options: Any, message: str) -> None:
         build("torchvision", "resnet18", weights=Path("absent.pt"), **options)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("torchvision", "vit_b_32"), ("timm", "vit_tiny_patch16_224")])
-def test_class_tokens_are_refused(kind: Any, name: str) -> None:
-    with pytest.raises(ExportError, match=r"no feature map whose pooling is the embedding"):
-        build(kind, name, weights=None)
+def test_a_class_token_is_not_the_pooling_of_a_layer() -> None:
+    with pytest.raises(ExportError, match="class token, not a pooling of 'norm'; add --pool avg"):
+        build("timm", "vit_tiny_patch16_224", weights=None, conv_layer="norm")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "size"),
+    [("vit_tiny_patch16_224", 1000, 192), ("vit_base_patch32_clip_quickgelu_224", 512, 512)],
+)
+def test_a_class_token_comes_without_a_classifier_and_with_a_projection(
+    name: str, weights: int, size: int, tmp_path: Path
+) -> None:
+    network = timm.create_model(name)
+    assert network.num_classes == weights
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    source = build("timm", name, weights=tmp_path / "weights.pth")
+    images = torch.from_numpy(batch(2, (224, 224)))
+    with torch.no_grad():
+        network.eval()
+        expected = network(images) if size == weights else network.forward_features(images)[:, 0]
+        output = source.network(images)
+    assert output.shape == (2, size)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+def test_torchvision_gives_the_class_token() -> None:
+    source = build("torchvision", "vit_b_32", weights=None)
+    images = torch.from_numpy(batch(1, (224, 224)))
+    network = source.network.tap.network
+    with torch.no_grad():
+        scores = network(images)
+        np.testing.assert_allclose(network.heads(source.network(images)), scores, atol=1e-5)
 
 
 # --- timm

@@ -182,16 +182,17 @@ def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
             if isinstance(value, str) and not value.startswith(PACKAGE):
                 data[key] = str(path.parent / value)
     data.update({key: value for key, value in flags.items() if value is not None})
-    for key in ("size", "grid"):
-        if data.get(key) is not None:
-            data[key] = parse_size(data[key], name=key)
+    if data.get("size") is not None:
+        data["size"] = parse_size(data["size"])
+    if data.get("grid") is not None:
+        data["grid"] = parse_size(data["grid"], name="grid", example="7 or 7x7")
     recipe: Recipe = build(Recipe, data, kind="recipe", where=path or "export")
     if recipe.calibrate is not None:
         recipe.split_photos()  # a folder that will not do is told before the network is built
     return recipe
 
 
-def parse_size(value: object, *, name: str = "size") -> object:
+def parse_size(value: object, *, name: str = "size", example: str = "224 or 160x320") -> object:
     """``224``, ``"160x320"`` (height x width) or ``[160, 320]`` as (height, width).
 
     Raises:
@@ -203,5 +204,5 @@ def parse_size(value: object, *, name: str = "size") -> object:
         sides = value.lower().split("x")
         if len(sides) <= 2 and all(side.strip().isdigit() for side in sides):
             return (int(sides[0]), int(sides[-1]))
-        raise ConfigError(f"{name} is {value!r}, must be like 224 or 160x320 (height x width)")
+        raise ConfigError(f"{name} is {value!r}, must be like {example} (height x width)")
     return value

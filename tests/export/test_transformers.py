@@ -1,6 +1,7 @@
 """Embeddings that are read from a class token: artifacts against PyTorch by hooks in float64."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import torch
 from tiny_transformers import FAMILIES, direct_effect, size_of
 
 from checks import MEAN, STD, close, photos, run_artifact, run_export
+from common import PHOTOS
+from simmap.engine import Engine, decompose
+from simmap.engine.errors import SimmapError
+from simmap.engine.images.preprocess import preprocess
 from simmap.engine.runtime.session import Session, open_session
 from simmap.export.exporter import export
 from simmap.export.recipe import load_recipe
@@ -29,9 +34,11 @@ def by_torch(family: str, output: Path, **flags: Any) -> Session:
     return open_session(report.path, device="cpu")
 
 
-def plain_onnx(family: str, path: Path, *, opset: int = 17, free_batch: bool = True) -> Path:
+def plain_onnx(
+    family: str, path: Path, *, opset: int = 17, free_batch: bool = True, network: Any = None
+) -> Path:
     """The network as a third party would export it: TorchScript, nothing simplified."""
-    network = FAMILIES[family]()
+    network = network or FAMILIES[family]()
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
@@ -94,3 +101,106 @@ def test_older_and_fixed_files_give_the_same_parts(options: dict[str, Any], tmp_
     found = run_artifact(session, images)
     close(found["embedding"], embedding, 1e-5)
     close(found["parts"], parts.reshape(found["parts"].shape), 2e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of the family ``vit``, one cell for each of its 3 x 4 patches."""
+    folder = tmp_path_factory.mktemp("vit")
+    return run_export(plain_onnx("vit", folder / "source.onnx"), folder / "whole.onnx").path
+
+
+@pytest.mark.parametrize("cells", [(3, 2), (1, 4), (1, 1)])
+@pytest.mark.parametrize("family", ["vit", "deit"])
+def test_a_grid_sums_the_patches_of_each_cell(family: str, cells: tuple[int, int], tmp_path: Path) -> None:
+    cells = cells if family == "vit" else (cells[0] // 3 * 2 or 1, cells[1])
+    grid = f"{cells[0]}x{cells[1]}"
+    source = plain_onnx(family, tmp_path / "source.onnx")
+    session = open_session(run_export(source, tmp_path / "coarse.onnx", grid=grid).path, device="cpu")
+    images = photos(session, 3)
+    _, parts = expected(family, images)
+    height, width = (3, 4) if family == "vit" else (4, 4)
+    split = parts.reshape(3, cells[0], height // cells[0], cells[1], width // cells[1], -1)
+    close(run_artifact(session, images)["parts"], split.sum(axis=(2, 4)), 2e-5)
+    assert (session.contract.grid_height, session.contract.grid_width) == cells
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16-cuda"])
+def test_half_precision_keeps_the_parts(precision: str, whole: Path, tmp_path: Path) -> None:
+    report = run_export(whole.parent / "source.onnx", tmp_path / "half.onnx", precision=precision)
+    assert report.size < 0.75 * whole.stat().st_size
+    session = open_session(report.path, device="cpu")
+    images = photos(session, 3)
+    embedding, parts = expected("vit", images)
+    found = run_artifact(session, images)
+    close(found["embedding"], embedding, 1e-2)
+    close(found["parts"], parts.reshape(found["parts"].shape), 1e-2)
+
+
+def test_scores_maps_and_regions_of_photos(whole: Path) -> None:
+    # given two photos and their embeddings and parts by PyTorch
+    engine = Engine(whole, device="cpu")
+    names = [PHOTOS / "buddha_a.jpg", PHOTOS / "buddha_b.jpg"]
+    pair = engine.compare(*names)
+    pixels = np.stack([preprocess(photo.pixels, engine.contract.input)[0] for photo in pair.photos])
+    embeddings, parts = expected("vit", pixels)
+    units = [e / np.linalg.norm(e) for e in embeddings]
+    rests = embeddings - parts.sum(axis=1)
+    assert pair.score == pytest.approx(units[0] @ units[1], abs=1e-5)
+    for i, j in ((0, 1), (1, 0)):
+        size = np.linalg.norm(embeddings[i])
+        values = parts[i] @ units[j] / size
+        # then the map and the residual are the score, each with its own value
+        np.testing.assert_allclose(pair.maps[i].reshape(-1), values, atol=1e-5)
+        assert pair.residuals[i] == pytest.approx(rests[i] @ units[j] / size, abs=1e-5)
+        assert pair.maps[i].sum() + pair.residuals[i] == pytest.approx(pair.score, abs=1e-5)
+        # and one inner product with a region's query is the map summed over the region
+        weights = np.linspace(0, 1, 12).reshape(3, 4)
+        image = pair.images[i]
+        query = decompose.region_query(image.parts, image.embedding, weights)
+        assert query @ units[j] == pytest.approx((weights.reshape(-1) * values).sum(), abs=1e-5)
+    # and the share of the rest is what the export stored
+    shares = [rest @ e / (e @ e) for rest, e in zip(rests, embeddings, strict=True)]
+    assert engine.contract.parity["rest"]["share"] == pytest.approx(np.mean(shares), abs=1e-4)
+
+
+def test_a_large_rest_is_said(tmp_path: Path) -> None:
+    # a large class token and output biases, and small patches: the places own next to nothing
+    network = FAMILIES["vit"]()
+    with torch.no_grad():
+        network.blocks[0].attn.proj.bias *= 50
+    source = plain_onnx("vit", tmp_path / "source.onnx", network=network)
+    report = run_export(source, tmp_path / "out.onnx")
+    share = report.contract.parity["rest"]["share"]
+    assert share > 0.5
+    assert any(f"no place owns {share:.0%} of a photo's similarity" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"dynamic": True}, "position embeddings fix the number of its patches; leave --dynamic out"),
+        ({"grid": "2x2"}, r"grid is 2x2; source.onnx has 3 x 4 patches"),
+        ({"grid": "0x4"}, r"grid is \(0, 4\), must be whole numbers of 1 or more"),
+        ({"grid": "four"}, "grid is 'four', must be like 7 or 7x7"),
+        ({"precision": "int8"}, "quantises convolutions"),
+    ],
+    ids=str,
+)
+def test_refused(flags: dict[str, Any], told: str, whole: Path, tmp_path: Path) -> None:
+    if flags.get("precision") == "int8":
+        for i in range(30):
+            shutil.copy(PHOTOS / "buddha_a.jpg", tmp_path / f"{i}.jpg")
+        flags = {**flags, "calibrate": str(tmp_path)}
+    with pytest.raises(SimmapError, match=told):
+        run_export(whole.parent / "source.onnx", tmp_path / "out.onnx", **flags)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_grid_is_for_class_tokens_alone(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 4, 4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    torch.onnx.export(network, (torch.zeros(1, 3, 32, 32),), str(tmp_path / "cnn.onnx"), dynamo=False)
+    with pytest.raises(SimmapError, match=r"grid is for embeddings that are read from a class token"):
+        run_export(tmp_path / "cnn.onnx", tmp_path / "out.onnx", grid="2x2")

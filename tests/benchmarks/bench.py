@@ -23,6 +23,7 @@ NAMES = (
     "decoding",
     "decomposition",
     "precision",
+    "transformers",
     "search",
     "peers",
     "process",

@@ -181,11 +181,26 @@ class _Builder(Nodes):
     def add_tokens(self, tokens: Tokens, tail: Affine | None) -> None:
         """``parts`` of the patch tokens, and ``embedding``."""
         blocks = BlockNodes(tokens, self._name)
-        self.body += blocks.nodes
         self.weights += blocks.weights
+        self._insert(blocks.nodes)
         dimension = add_token_head(self, tokens, tail, blocks.total, self.conv)
         self._output("embedding", ["N", dimension])
         self._output("parts", ["N", *tokens.cells, dimension])
+
+    def _insert(self, nodes: list[onnx.NodeProto]) -> None:
+        """Put nodes into the network, each as early as its inputs are there.
+
+        Behind the network, they would keep the attention weights of every block in memory.
+        """
+        unmade = {name for node in [*self.body, *nodes] for name in node.output}
+        waiting, ordered = list(nodes), []
+        for node in self.body:
+            ordered.append(node)
+            unmade.difference_update(node.output)
+            while waiting and unmade.isdisjoint(waiting[0].input):
+                ordered.append(waiting.pop(0))
+                unmade.difference_update(ordered[-1].output)
+        self.body = ordered + waiting
 
     def _output(self, name: str, shape: list[str | int]) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

@@ -3,9 +3,9 @@
     simmap export --timm vit_base_patch16_clip_224.openai --weights clip.pth -o clip.onnx
     python examples/measure_rest.py clip.onnx photos
 
-``photos`` has one folder for each class. For a transformer's class token, a map sums to what patch tokens add to
-the score directly; the rest (the token's own path, registers, MLPs, biases) has no place. Printed, over the pairs
-of one class and over as many pairs of two classes, drawn by a fixed seed:
+``photos`` has one folder for each class. For a transformer's class token, a map sums to what patch tokens
+add to the score directly; the rest (the token's own path, registers, MLPs, biases) has no place. Printed,
+over the pairs of one class and over as many pairs of two classes, drawn by a fixed seed:
 
 - share: the sum of the map over the score, 10th, 50th and 90th percentile;
 - correlation of the sum of the map with the score: 1 if the rest only shifts it.
@@ -58,10 +58,11 @@ def summary(pairs: Sequence[tuple[Embedded, Embedded]]) -> str:
     if not clear.any():
         return f"{len(pairs)} pairs, all scores are near 0"
     low, median, high = np.percentile(sums[clear] / scores[clear], [10, 50, 90])
-    told = f"{len(pairs)} pairs, share of the score {median:.2f} (10th to 90th percentile {low:.2f} to {high:.2f})"
+    line = f"{len(pairs)} pairs, share of the score {median:.2f}"
+    line += f" (10th to 90th percentile {low:.2f} to {high:.2f})"
     if len(pairs) < 3 or np.ptp(scores) == 0 or np.ptp(sums) == 0:
-        return told
-    return f"{told}, correlation of sum and score {np.corrcoef(sums, scores)[0, 1]:.2f}"
+        return line
+    return f"{line}, correlation of sum and score {np.corrcoef(sums, scores)[0, 1]:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Embeddings that are read from a class token: artifacts against PyTorch by hooks in float64."""
 
 import io
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import torch
 from tiny_transformers import FAMILIES, direct_effect, size_of
 
 from checks import MEAN, STD, close, photos, run_artifact, run_export
-from common import PHOTOS
+from common import PHOTOS, ROOT, Simmap
 from simmap.engine import Engine, decompose
 from simmap.engine.errors import SimmapError
 from simmap.engine.images.preprocess import preprocess
@@ -204,3 +207,34 @@ def test_a_grid_is_for_class_tokens_alone(tmp_path: Path) -> None:
     torch.onnx.export(network, (torch.zeros(1, 3, 32, 32),), str(tmp_path / "cnn.onnx"), dynamo=False)
     with pytest.raises(SimmapError, match=r"grid is for embeddings that are read from a class token"):
         run_export(tmp_path / "cnn.onnx", tmp_path / "out.onnx", grid="2x2")
+
+
+def test_the_command_line_takes_a_grid_and_says_what_no_place_owns(
+    whole: Path, simmap: Simmap, tmp_path: Path
+) -> None:
+    output = tmp_path / "coarse.onnx"
+    done = simmap("export", "--onnx", whole.parent / "source.onnx", "--grid", "1x2", "-o", output)
+    assert done.returncode == 0, done.stderr
+    told = simmap("inspect", output).stdout
+    share = open_session(output, device="cpu").contract.parity["rest"]["share"]
+    assert f"{share:.0%} of a photo's similarity with itself" in told
+    assert "48 x 1 x 2" in told
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    pair = json.loads(simmap("compare", "--model", output, *photos, "--json").stdout)
+    for values, residual in zip(pair["maps"], pair["residuals"], strict=True):
+        assert np.sum(values) + residual == pytest.approx(pair["score"], abs=1e-5)
+
+
+def test_the_rest_of_labelled_photos_can_be_measured(whole: Path, tmp_path: Path) -> None:
+    for label in ("one", "two"):
+        (tmp_path / label).mkdir()
+        for photo in PHOTOS.glob("*.jpg"):
+            shutil.copy(photo, tmp_path / label)
+    script = ROOT / "examples" / "measure_rest.py"
+    command = [sys.executable, str(script), str(whole), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    same, other = done.stdout.splitlines()
+    pair = Engine(whole, device="cpu").compare(*sorted(PHOTOS.glob("*.jpg")))
+    shares = [values.sum() / pair.score for values in pair.maps]
+    assert same.startswith(f"same class: 4 pairs, share of the score {np.median(shares):.2f} ")
+    assert other.startswith("other class: 8 pairs")

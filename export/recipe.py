@@ -108,6 +108,8 @@ class Recipe:
             raise ConfigError(f"size is {self.size}, must be whole numbers of 1 or more")
         if self.grid is not None and min(self.grid) < 1:
             raise ConfigError(f"grid is {self.grid}, must be whole numbers of 1 or more")
+        if self.grid is not None and (self.pool is not None or self.conv_layer is not None):
+            raise ConfigError("grid: is for a class token's patches; leave pool and conv_layer out")
         if self.std is not None and 0 in self.std:
             raise ConfigError("std has a zero; each of r, g, b must differ from 0")
         if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:

@@ -182,7 +182,8 @@ def _expose_tokens(
     if tail is not None and tail.matrix.ndim == 2:
         notes = [
             *notes,
-            f"an affine head leads from the token's {channels} features to {tail.dimension} and is kept",
+            f"an affine head leads from the token's {channels} features to {tail.dimension} and is kept, as "
+            "CLIP's projection must be; before a classifier's, --embedding pooled takes the token itself",
         ]
     return Exposure(
         tokens.readout.state, "NLC", (channels, *tokens.cells), "token", tail=tail, embedding=target,

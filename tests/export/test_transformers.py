@@ -185,6 +185,10 @@ def test_a_large_rest_is_said(tmp_path: Path) -> None:
         ({"dynamic": True}, "position embeddings fix the number of its patches; leave --dynamic out"),
         ({"grid": "2x2"}, r"grid is 2x2; source.onnx has 3 x 4 patches"),
         ({"grid": "0x4"}, r"grid is \(0, 4\), must be whole numbers of 1 or more"),
+        (
+            {"grid": "1x1", "pool": "avg"},
+            "grid: is for a class token's patches; leave pool and conv_layer out",
+        ),
         ({"grid": "four"}, "grid is 'four', must be like 7 or 7x7"),
         ({"precision": "int8"}, "quantises convolutions"),
     ],
@@ -238,3 +242,18 @@ def test_the_rest_of_labelled_photos_can_be_measured(whole: Path, tmp_path: Path
     shares = [values.sum() / pair.score for values in pair.maps]
     assert same.startswith(f"same class: 4 pairs, share of the score {np.median(shares):.2f} ")
     assert other.startswith("other class: 8 pairs")
+
+
+def test_embedding_pooled_takes_the_token_before_the_projection(tmp_path: Path) -> None:
+    source = plain_onnx("clip", tmp_path / "source.onnx")
+    kept = run_export(source, tmp_path / "kept.onnx").contract
+    report = run_export(source, tmp_path / "out.onnx", embedding="pooled")
+    assert (kept.dimension, report.contract.dimension) == (32, 48)
+    session = open_session(report.path, device="cpu")
+    images = photos(session, 3)
+    embedding, parts = expected("clip", images)
+    found = run_artifact(session, images)
+    head = FAMILIES["clip"]().head
+    matrix, bias = (np.asarray(head.get_parameter(name), np.float64) for name in ("weight", "bias"))
+    close(found["embedding"] @ matrix.T + bias, embedding, 1e-5)
+    close(found["parts"].reshape(3, 16, -1) @ matrix.T, parts, 2e-5)

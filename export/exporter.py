@@ -105,9 +105,15 @@ def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str],
             f"the source's pooled feature is {exposure.pooled_scale:g} times this one; cosines agree"
         )
     progress(
-        f"feature map {exposure.conv!r} {' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
+        f"{'feature map' if exposure.tokens is None else 'tokens'} {exposure.conv!r} "
+        f"{' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
         f"head {exposure.head}"
     )
+    if recipe.precision == "int8" and exposure.tokens is not None:
+        raise ExportError(
+            "precision int8 quantises convolutions, and a transformer has one, for its patches, so nothing "
+            "would be gained; use precision fp16 or fp16-cuda"
+        )
     maps = map_graph(exposure, dynamic=spec.dynamic)
     exact = Draft(expose(source.graph, exposure, spec), maps, exposure, spec, "fp32")
     progress("checking against the source at batch 1 and 3, on random and on real images")

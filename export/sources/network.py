@@ -25,6 +25,7 @@ class TorchNetwork:
         is_classifier: of a library: class scores may follow its pooled feature, and its tokens lie on
             ``grid``, or in an unknown order.
         grid: height and width of the places of tokens (N, L, C); None where unknown.
+        takes_one_size: position embeddings fix the number of its patches.
         mean, std, size, crop_fraction, kernel: the preprocessing that the architecture was trained with
             (``kernel`` as its library calls it: ``bilinear``, ``bicubic``); None where unknown.
         notes: what a user should know of how the network came about, a sentence each.
@@ -36,6 +37,7 @@ class TorchNetwork:
     embedding: Literal["output", "pooled"] = "output"
     is_classifier: bool = False
     grid: Size | None = None
+    takes_one_size: bool = False
     mean: Triple | None = None
     std: Triple | None = None
     size: Size | None = None

@@ -84,7 +84,8 @@ def _build_torchvision(
         conv_layer = "features"
     module = network if conv_layer is None else FeatureMap(network, conv_layer, Layout(title))
     notes = load_checkpoint(network, weights, title, _TORCHVISION_HEADS)
-    return _classifier(module, title, "pooled", None, notes, defaults)
+    takes_one_size = isinstance(network, models.VisionTransformer)
+    return _classifier(module, title, "pooled", None, notes, takes_one_size, defaults)
 
 
 def _torchvision_defaults(name: str) -> dict[str, Any]:
@@ -157,7 +158,8 @@ def _build_timm(
         "kernel": str(interpolation) if interpolation else None,
     }
     module = FeatureMap(network, conv_layer, layout) if is_cut else network
-    return _classifier(module, title, "output", layout.grid, notes, defaults)
+    takes_one_size = own is not None and not is_cut
+    return _classifier(module, title, "output", layout.grid, notes, takes_one_size, defaults)
 
 
 def _token_pooling(network: Any) -> str | None:
@@ -187,6 +189,7 @@ def _classifier(
     embedding: Literal["output", "pooled"],
     grid: Size | None,
     notes: tuple[str, ...],
+    takes_one_size: bool,
     defaults: Mapping[str, Any],
 ) -> TorchNetwork:
     return TorchNetwork(
@@ -197,6 +200,7 @@ def _classifier(
         is_classifier=True,
         grid=grid,
         notes=notes,
+        takes_one_size=takes_one_size,
         **defaults,
     )
 

@@ -19,12 +19,14 @@ from simmap.engine.types import Array
 from .affine import Affine, affine_tail
 from .attention import Attention, match_attention
 from .exposure import Exposure
-from .gated import NotHeldError, gated_tail
+from .gated import gated_tail
 from .graph import AFFINE, RESHAPES, Graph, attribute, single_number
 from .layout import is_channels_last, layout_of
+from .patches import Grid
 from .pools import Pool, match_pool
-from .steps import Gated
+from .steps import Gated, NotHeldError
 from .target import find_target, named_tensor, origin
+from .tokens import Tokens, find_tokens
 
 
 def analyse(
@@ -34,8 +36,9 @@ def analyse(
     pool: Pooling | None = None,
     p: float | None = None,
     embedding: str = "output",
+    cells: Grid | None = None,
 ) -> Exposure:
-    """Find the feature map, its pooling, and the way from there to the embedding.
+    """Find the feature map and its pooling, or the class token, and the way from there to the embedding.
 
     Args:
         graph: the network.
@@ -44,10 +47,11 @@ def analyse(
         p: exponent of a ``gem`` given by ``pool``.
         embedding: ``output`` (what the graph gives), ``pooled`` (the feature right behind the pooling)
             or the name of a tensor to cut at.
+        cells: rows and columns of the parts of a class token's patches; None takes those of the patches.
 
     Raises:
-        ExportError: there is no such feature map, or something follows it that is not linear even given
-            the image; the message names the node and what to do.
+        ExportError: there is no such feature map or class token, or something follows it that is not linear
+            even given the image; the message names the node and what to do.
     """
     if conv_layer is not None and pool is not None:
         conv = named_tensor(graph, conv_layer)
@@ -56,6 +60,15 @@ def analyse(
     target, notes, end = find_target(graph, embedding)
     wanted = origin(graph, named_tensor(graph, conv_layer)) if conv_layer else None
     nearest, attention, blockers = _find_pool(graph, target, wanted)
+    if nearest is None and wanted is None and pool is None:
+        tokens = find_tokens(graph, target, cells)
+        if tokens is not None:
+            return _expose_tokens(graph, tokens, target, notes, embedding, is_normed=end == "norm")
+    if cells is not None:
+        raise ExportError(
+            f"{graph.name}: grid is for embeddings that are read from a class token, and this one is pooled "
+            "from a feature map; leave grid out"
+        )
     if nearest is None:
         raise ExportError(_no_pool(graph, target, wanted))
     if pool is not None:
@@ -133,6 +146,37 @@ def _expose_attention(
     )  # fmt: skip
 
 
+def _expose_tokens(
+    graph: Graph, tokens: Tokens, target: str, notes: list[str], embedding: str, *, is_normed: bool
+) -> Exposure:
+    """Put the tokens and the affine tail together."""
+    read = tokens.readout.output
+    if embedding == "pooled":
+        target, is_normed = read, False
+    for tensor in graph.dominators(target):
+        node = graph.producer.get(tensor)
+        if tensor == read or node is None:
+            break
+        if node.op_type not in AFFINE or len(graph.data_inputs(node)) != 1:
+            raise ExportError(
+                f"{graph.name}: node {graph.describe(node)} between the class token and the embedding is not "
+                "affine, so no place owns its part of the score; cut the embedding before it with "
+                f"--embedding {graph.data_inputs(node)[0]!r} or --embedding pooled"
+            )
+    channels = graph.shape(tokens.readout.state)[2]
+    tail = affine_tail(graph, read, target, channels)
+    if tail is not None and tail.matrix.ndim == 2:
+        notes = [
+            *notes,
+            f"an affine head leads from the token's {channels} features to {tail.dimension} and is kept, as "
+            "CLIP's projection must be; before a classifier's, --embedding pooled takes the token itself",
+        ]
+    return Exposure(
+        tokens.readout.state, "NLC", (channels, *tokens.cells), "token", tail=tail, tokens=tokens,
+        embedding=target, is_normed=is_normed, notes=tuple(notes),
+    )  # fmt: skip
+
+
 def _gem(pool: Pooling, p: float | None) -> tuple[float | None, float | None]:
     return (p if p is not None else 3.0, GEM_EPS) if pool == "gem" else (None, None)
 
@@ -175,17 +219,6 @@ def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
             f"{graph.name}: no pooling of the feature map {wanted!r} feeds the embedding {target!r}; "
             "add --pool avg (or max, gem) to put one on it"
         )
-    for tensor in graph.dominators(target):
-        node = graph.producer.get(tensor)
-        if node is None or node.op_type not in ("Gather", "Slice"):
-            continue
-        before = graph.shape(node.input[0]) if node.input[0] in graph.values else ()
-        if len(before) == 3 and np.prod(graph.shape(tensor)) == before[2]:
-            return (
-                f"{graph.name}: the embedding is one token (a class token, or the query of an attention "
-                f"pooling, by node {graph.describe(node)}), not a sum over places; a timm network's map or "
-                "patch tokens are pooled with --pool avg, another one's with --conv-layer NAME --pool avg"
-            )
     return (
         f"{graph.name}: no pooling over places leads to {target!r}, so it has no feature map to decompose "
         "(a detector or a segmenter, say); name one with --conv-layer TENSOR --pool avg"

@@ -8,10 +8,13 @@ from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
 from simmap.engine.runtime.ort import one_line
 
+from .affine import Affine
 from .carrying import add_attention, add_tail
 from .exposure import Exposure
-from .graph import Graph
+from .graph import Graph, attribute
 from .nodes import OURS, RESERVED, SOURCE, Nodes
+from .token_parts import BlockNodes, add_token_head
+from .tokens import Tokens, one_size
 
 NORMALISED, NETWORK_INPUT = f"{OURS}normalised", f"{OURS}network_input"
 
@@ -49,8 +52,13 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
             f"{graph.name}: the head reads {exposure.pooled_scale:g} times the average over the places (a "
             "sum, or pads that count), which changes with the size; leave --dynamic out"
         )
+    if spec.dynamic and exposure.tokens is not None:
+        raise one_size(graph.name)
     builder = _Builder(graph, exposure, dynamic=spec.dynamic)
     builder.add_input(spec)
+    if exposure.tokens is not None:
+        builder.add_tokens(exposure.tokens, exposure.tail)
+        return builder.model(spec)
     builder.add_conv(exposure)
     builder.add_heads(exposure)
     return builder.model(spec)
@@ -100,8 +108,8 @@ class _Builder(Nodes):
             node.name = f"{SOURCE}{node.name}"
         node.input[:] = [self._name(i) for i in node.input]
         node.output[:] = [self._name(o) for o in node.output]
-        for attribute in node.attribute:
-            for graph in [attribute.g, *attribute.graphs]:
+        for item in node.attribute:
+            for graph in [item.g, *item.graphs]:
                 for inner in graph.node:
                     self._rename(inner)
                 for value in [*graph.input, *graph.output, *graph.initializer]:
@@ -109,7 +117,9 @@ class _Builder(Nodes):
 
     def _free_the_batch(self, nodes: list[onnx.NodeProto]) -> None:
         """Let reshapes that write the batch size 1 down keep the batch that they are given."""
-        for node, copy in zip(nodes, self.body, strict=True):
+        for node, copy in zip(nodes, list(self.body), strict=True):
+            if node.op_type == "Concat":
+                self._repeat_constants(node, copy)
             if node.op_type != "Reshape" or node.input[0] not in self.source.dynamic:
                 continue
             shape = self.source.constant(node.input[1])
@@ -124,6 +134,26 @@ class _Builder(Nodes):
                     if (free[1:] == -1).any():
                         continue
                 copy.input[1] = self.constant(free, f"reshape/{node.output[0]}")
+
+    def _repeat_constants(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
+        """Repeat what is written down for one image, such as a class token, for each image of the batch."""
+        rank = len(self.source.shape(node.output[0]))
+        if node.output[0] not in self.source.dynamic or rank < 3 or attribute(node, "axis", 0) % rank == 0:
+            return
+        for at, name in enumerate(node.input):
+            if name in self.source.sized or self.source.shape(name)[0] != 1:
+                continue
+            prefix = f"{SOURCE}repeat/{node.output[0]}/{at}"
+            ones = self.constant(np.ones(rank - 1, dtype=np.int64), f"{prefix}/ones")
+            first = self.constant(np.zeros(1, dtype=np.int64), f"{prefix}/first")
+            made = [
+                helper.make_node("Shape", [self.image], [f"{prefix}/shape"]),
+                helper.make_node("Gather", [f"{prefix}/shape", first], [f"{prefix}/batch"]),
+                helper.make_node("Concat", [f"{prefix}/batch", ones], [f"{prefix}/sizes"], axis=0),
+                helper.make_node("Expand", [copy.input[at], f"{prefix}/sizes"], [prefix]),
+            ]
+            self.body[self.body.index(copy) : self.body.index(copy)] = made
+            copy.input[at] = prefix
 
     def add_input(self, spec: InputSpec) -> None:
         """uint8 NHWC to what the network takes; transposing bytes first is the cheap order."""
@@ -156,6 +186,30 @@ class _Builder(Nodes):
         if tensor != "conv":
             self.add("Cast", [tensor], "conv", to=TensorProto.FLOAT)
         self._output("conv", ["N", exposure.shape[0], "H", "W"])
+
+    def add_tokens(self, tokens: Tokens, tail: Affine | None) -> None:
+        """``parts`` of the patch tokens, and ``embedding``."""
+        blocks = BlockNodes(tokens, self._name)
+        self.weights += blocks.weights
+        self._insert(blocks.nodes)
+        dimension = add_token_head(self, tokens, tail, blocks.total, self.conv)
+        self._output("embedding", ["N", dimension])
+        self._output("parts", ["N", *tokens.cells, dimension])
+
+    def _insert(self, nodes: list[onnx.NodeProto]) -> None:
+        """Put nodes into the network, each as early as its inputs are there.
+
+        Behind the network, they would keep the attention weights of every block in memory.
+        """
+        unmade = {name for node in [*self.body, *nodes] for name in node.output}
+        waiting, ordered = list(nodes), []
+        for node in self.body:
+            ordered.append(node)
+            unmade.difference_update(node.output)
+            while waiting and unmade.isdisjoint(waiting[0].input):
+                ordered.append(waiting.pop(0))
+                unmade.difference_update(ordered[-1].output)
+        self.body = ordered + waiting
 
     def _output(self, name: str, shape: list[str | int]) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

@@ -11,6 +11,7 @@ from .affine import Affine
 from .attention import Attention
 from .layout import Layout
 from .steps import Gated
+from .tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Exposure:
             token, to the embedding, or to where ``gated`` begins; None where nothing follows.
         gated: the rest of the way, where it is not one affine map.
         attention: of pooling ``attention``.
+        tokens: of pooling ``token``, what is read and what feeds it.
         pooled: name of the tensor that is the pooled feature, None for an overridden pooling.
         embedding: name of the tensor that is the embedding, before any final L2 norm; None likewise.
         pooled_scale: the source's pooled feature is this times ours (a sum is H W times the average).
@@ -46,6 +48,7 @@ class Exposure:
     tail: Affine | None = None
     gated: Gated | None = None
     attention: Attention | None = None
+    tokens: Tokens | None = None
     pooled: str | None = None
     embedding: str | None = None
     pooled_scale: float = 1.0
@@ -55,7 +58,7 @@ class Exposure:
     @property
     def head(self) -> Head:
         """What the contract calls the way behind the pooling."""
-        if self.gated is not None and not self.gated.is_affine:
+        if self.tokens is not None or (self.gated is not None and not self.gated.is_affine):
             return "gated"
         is_affine = self.tail is not None or self.gated is not None
         return "affine" if is_affine or self.pooling in ("weights", "flatten") else "none"
@@ -68,7 +71,7 @@ class Exposure:
     @property
     def rest(self) -> Rest:
         """Whether what no place owns is the same for all images."""
-        depends = self.gated is not None and self.gated.bias is None
+        depends = self.tokens is not None or (self.gated is not None and self.gated.bias is None)
         return "image" if depends else "constant"
 
     @property

@@ -14,25 +14,10 @@ from simmap.engine.types import Array
 
 from .affine import node_as_affine
 from .elementwise import FUNCTIONS, evaluate, is_zero_at_zero
-from .graph import DENSE, ELEMENTWISE, Graph, attribute
+from .graph import DENSE, ELEMENTWISE, MOVES, NORMS, REDUCTIONS, Graph, attribute
 from .pools import reduced_axes
-from .steps import HELD, Gated, Rule, Step
+from .steps import HELD, Gated, NotHeldError, Rule, Step
 from .views import MixedError, View, lane_of
-
-MOVES = {
-    "Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Expand",
-    "Slice", "Gather", "Split", "Concat",
-}  # fmt: skip
-REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool"}
-NORMS = {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization"}
-
-
-class NotHeldError(Exception):
-    """A node whose output is no sum over places, whatever is held."""
-
-    def __init__(self, node: onnx.NodeProto) -> None:
-        super().__init__(node.name)
-        self.node = node
 
 
 def gated_tail(

@@ -21,6 +21,14 @@ Rule = Literal["linear", "pick", "gate", "function", "scale", "sum", "mean", "no
 HELD = ("gate", "function", "scale", "norm")
 
 
+class NotHeldError(Exception):
+    """A node whose output is no sum over places, whatever is held."""
+
+    def __init__(self, node: onnx.NodeProto) -> None:
+        super().__init__(node.name)
+        self.node = node
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One vector from others, for each image.

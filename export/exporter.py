@@ -228,8 +228,6 @@ def _contract(draft: Draft, source: Source, checks: list[Check]) -> Contract:
         "bias": None if exposure.bias is None else encode_bias(exposure.bias),
         "precision": draft.precision,
     }
-    if exposure.rest == "image":
-        settings["rest"] = exposure.rest
     parity: dict[str, dict[str, float]] = gate.summary(checks)
     if exposure.head == "gated":
         parity["rest"] = {"share": gate.rest_share(draft)}
@@ -245,6 +243,7 @@ def _contract(draft: Draft, source: Source, checks: list[Check]) -> Contract:
             name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)
         },
         parity=parity,
+        rest=exposure.rest,
         **settings,
     )
 

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 @click.option("--conv-layer", metavar="NAME", help="Feature map: a torch module, an ONNX tensor or node.")
 @click.option("--embedding", metavar="NAME", help="output, pooled, or an ONNX tensor to cut at.")
 @click.option(
+    "--grid", metavar="HxW", help="Cells of a class token's patches, such as 7x7 (default: one a patch)."
+)
+@click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "fp16-cuda", "int8"]),
     help="Of the stored weights (default: fp32); fp16-cuda and int8 also compute in it.",

@@ -38,7 +38,7 @@ def _facts(session: "Session") -> list[tuple[str, str]]:
     exponent = f", p = {contract.p:g}" if contract.p is not None else ""
     head = contract.head + (" with a bias" if contract.bias else "")
     if contract.rest == "image":
-        head += ", its rest depends on the image"
+        head += ", what no place owns depends on the image"
     facts = [
         ("artifact", str(session.path)),
         ("source", ", ".join(f"{key} {value}" for key, value in contract.source.items())),
@@ -46,9 +46,13 @@ def _facts(session: "Session") -> list[tuple[str, str]]:
         ("resize", f"{spec.resize}{crop}, kernel {spec.kernel}"),
         ("mean", ", ".join(f"{v:g}" for v in spec.mean) + " (in the graph)"),
         ("std", ", ".join(f"{v:g}" for v in spec.std) + " (in the graph)"),
-        ("feature map", f"{contract.channels} x {contract.grid_height} x {contract.grid_width} (C x H x W)"),
+        (
+            "tokens" if contract.pooling == "token" else "feature map",
+            f"{contract.channels} x {contract.grid_height} x {contract.grid_width} (C x H x W)",
+        ),
         ("pooling", contract.pooling + exponent),
         ("head", head),
+        ("reference", contract.reference),
         ("embedding", f"{contract.dimension} features"),
         ("precision", contract.precision),
         ("outputs", ", ".join(contract.outputs)),
@@ -59,6 +63,9 @@ def _facts(session: "Session") -> list[tuple[str, str]]:
         if not isinstance(value, dict):
             facts.append(("fidelity", f"{name.replace('_', ' ')} {value:.4g}"))
     for name, figures in contract.parity.items():
+        if name == "rest":
+            facts.append(("rest", f"{figures['share']:.0%} of a photo's similarity with itself, by no place"))
+            continue
         facts.append(
             ("parity", f"{name}: at most {figures['absolute']:.2e}, relative {figures['relative']:.2e}")
         )

@@ -98,7 +98,8 @@ class Contract:
         source: where the network came from: ``kind``, ``name`` and what else export recorded.
         versions: of the libraries that made the artifact.
         fingerprint: sha256 over the stored weights and the fields that change an embedding.
-        parity: the figures of the export gate.
+        parity: the figures of the export gate, by output; ``rest`` has the ``share`` of a photo's similarity
+            with itself that no place owns.
         rest: what no place owns. ``constant``: ``bias``, the same for every image; ``image``: it depends on
             the image, ``rest_i = e_i - sum over places of parts_i``.
         reference: what ``parts`` are counted from: ``zero``, the parts of a ``blank`` photo, or the mean
@@ -262,8 +263,9 @@ def _validate(contract: Contract) -> None:
             raise ValueError("bias is not finite")
     for name, figures in contract.parity.items():
         _check_figures(f"parity.{printable(name)[:40]}", figures)
-        if not {"absolute", "relative"} <= figures.keys():
-            raise ValueError(f"parity.{printable(name)[:40]} lacks absolute or relative")
+        required = ("share",) if name == "rest" else ("absolute", "relative")
+        if not set(required) <= figures.keys():
+            raise ValueError(f"parity.{printable(name)[:40]} lacks {' or '.join(required)}")
     for name, figure in contract.fidelity.items():
         if isinstance(figure, dict):
             _check_figures(f"fidelity.{printable(name)[:40]}", figure)

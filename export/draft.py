@@ -1,12 +1,13 @@
 """An artifact that is complete but not yet proven."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
 from simmap.engine.contract import InputSpec, Precision
 
-from .surgery.analysis import Exposure
+from .held import as_stored
+from .surgery.exposure import Exposure
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Draft:
     Attributes:
         model: the artifact's graph, without metadata.
         maps: its graph of maps (see ``surgery.maps``).
-        exposure: where the feature map lies in the source, and what follows it.
+        exposure: where the feature map lies in the source, and what follows it, with the weights of a gated
+            tail as ``model`` stores them.
         spec: the input.
         precision: of ``model``.
     """
@@ -26,6 +28,13 @@ class Draft:
     exposure: Exposure
     spec: InputSpec
     precision: Precision
+
+    def stored(self, model: onnx.ModelProto, precision: Precision) -> "Draft":
+        """The same artifact with its graph in another precision."""
+        exposure = self.exposure
+        if exposure.gated is not None:
+            exposure = replace(exposure, gated=as_stored(exposure.gated, model))
+        return replace(self, model=model, exposure=exposure, precision=precision)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:

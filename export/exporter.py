@@ -100,14 +100,20 @@ def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str],
     exposure = source.exposure()
     spec, notes = _input_spec(recipe, source)
     notes = [*source.notes, *exposure.notes, *notes]
-    if exposure.tail is None and exposure.pooled_scale != 1:
+    if not exposure.has_head and exposure.pooled_scale != 1:
         notes.append(
             f"the source's pooled feature is {exposure.pooled_scale:g} times this one; cosines agree"
         )
     progress(
-        f"feature map {exposure.conv!r} {' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
-        f"head {'affine' if exposure.has_head else 'none'}"
+        f"{'feature map' if exposure.tokens is None else 'tokens'} {exposure.conv!r} "
+        f"{' x '.join(map(str, exposure.shape))}, pooling {exposure.pooling}, "
+        f"head {exposure.head}"
     )
+    if recipe.precision == "int8" and exposure.tokens is not None:
+        raise ExportError(
+            "precision int8 quantises convolutions, and a transformer has one, for its patches, so nothing "
+            "would be gained; use precision fp16 or fp16-cuda"
+        )
     maps = map_graph(exposure, dynamic=spec.dynamic)
     exact = Draft(expose(source.graph, exposure, spec), maps, exposure, spec, "fp32")
     progress("checking against the source at batch 1 and 3, on random and on real images")
@@ -116,11 +122,12 @@ def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str],
     draft = _in_float(exact, "fp32" if recipe.precision == "int8" else recipe.precision)
     checks = []
     if draft.precision == "fp16-cuda":
-        rounded = replace(draft, model=float16.rounded(exact.model))
+        rounded = exact.stored(float16.rounded(exact.model), draft.precision)
         checks += [replace(c, images=f"{c.images}, rounded") for c in gate.check(rounded, reference)]
     checks += gate.check(draft, reference)
     gate.require(checks, precision=draft.precision)
     contract = _contract(draft, source, checks)
+    notes += _rest_notes(contract)
     if recipe.precision == "int8":
         draft, contract, checks = _quantized(draft, contract, checks, source, recipe, progress)
     progress(f"writing {output}")
@@ -136,7 +143,7 @@ def _in_float(exact: Draft, precision: Precision) -> Draft:
     model = float16.compute(exact.model) if precision == "fp16-cuda" else exact.model
     if precision != "fp32":
         float16.store(model)
-    return replace(exact, model=model, precision=precision)
+    return exact.stored(model, precision)
 
 
 def _quantized(
@@ -163,7 +170,7 @@ def _quantized(
                 f"comparing with float32 on {len(held_out)} other photos, "
                 f"{share:.0%} of the multiplications being in float32"
             )
-            draft = replace(full, model=model, precision="int8")
+            draft = full.stored(model, "int8")
             checks = [*full_checks, *gate.check(draft, None)]
             gate.require(checks, precision="int8")
             contract = _contract(draft, source, checks)
@@ -217,10 +224,13 @@ def _contract(draft: Draft, source: Source, checks: list[Check]) -> Contract:
         "pooling": exposure.pooling,
         "p": exposure.p,
         "eps": exposure.eps,
-        "head": "affine" if exposure.has_head else "none",
+        "head": exposure.head,
         "bias": None if exposure.bias is None else encode_bias(exposure.bias),
         "precision": draft.precision,
     }
+    parity: dict[str, dict[str, float]] = gate.summary(checks)
+    if exposure.head == "gated":
+        parity["rest"] = {"share": gate.rest_share(draft)}
     return Contract(
         input=spec,
         channels=channels,
@@ -232,6 +242,18 @@ def _contract(draft: Draft, source: Source, checks: list[Check]) -> Contract:
         versions={
             name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)
         },
-        parity=gate.summary(checks),
+        parity=parity,
+        rest=exposure.rest,
         **settings,
     )
+
+
+def _rest_notes(contract: Contract) -> list[str]:
+    """A warning where the maps leave most of a score unexplained."""
+    share = contract.parity.get("rest", {}).get("share", 0.0)
+    if share <= gate.LARGEST_REST:
+        return []
+    return [
+        f"no place owns {share:.0%} of a photo's similarity with itself: the maps of this network explain "
+        "less than half of its scores"
+    ]

@@ -18,9 +18,12 @@ from simmap.engine.runtime.ort import cpu_session, one_line
 from simmap.engine.types import Array
 
 from .draft import Draft
+from .held import attended_parts, carry
 from .sources.reference import Reference, as_channels_first, normalise
-from .surgery.analysis import Exposure
+from .sources.token_reference import PROOFS
+from .surgery.carrying import ATTENTION
 from .surgery.exposing import normalises
+from .surgery.exposure import Exposure
 
 # Largest |artifact - source| over the largest |source|. float32 differs by the order of its sums;
 # float16 keeps 11 bits of a weight, and errors of many weights add up, and as arithmetic also those of
@@ -29,6 +32,8 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "fp16-cuda": 5e-2, "int8": 1e-4}
 # What one sum in another order may cost: pooling of conv in NumPy, parts against the embedding.
 SUM_TOLERANCE = 2e-5
 BATCHES = (1, 3)
+# The share of a score that may belong to no place before a user is warned.
+LARGEST_REST = 0.5
 PHOTOS = Path(__file__).resolve().parent.parent / "models" / "photos"
 
 
@@ -59,11 +64,15 @@ def check(draft: Draft, reference: Reference | None) -> list[Check]:
     Raises:
         ExportError: the artifact does not run.
     """
-    network, mapping = _open(draft.model), _open(draft.maps)
+    attends = draft.exposure.attention is not None
+    network = _open(_with_attention(draft.model) if attends else draft.model)
+    mapping = _open(draft.maps)
     names = [output.name for output in network.get_outputs()]
     # A source may hold float16 of its own, whatever the precision of the artifact.
     is_half = any(w.data_type == onnx.TensorProto.FLOAT16 for w in draft.model.graph.initializer)
     tolerance = max(TOLERANCE[draft.precision], TOLERANCE["fp16"] if is_half else 0)
+    tokens = draft.exposure.tokens
+    proof = TOLERANCE["fp16" if tokens is not None and tokens.dtype == np.float16 else "fp32"]
     takes_floats = normalises(draft.model)
     checks: list[Check] = []
     for size in draft.sizes:
@@ -77,8 +86,9 @@ def check(draft: Draft, reference: Reference | None) -> list[Check]:
                 # A source that takes bytes normalises them itself.
                 given = normalise(batch, draft.spec) if takes_floats else as_channels_first(batch)
                 for name, (ours, theirs) in reference(given, outputs).items():
-                    checks.append(_compare(name, images, ours, theirs, tolerance))
-            if np.isfinite(outputs["conv"]).all():  # else conv itself has failed
+                    least = proof if name in PROOFS else tolerance
+                    checks.append(_compare(name, images, ours, theirs, least))
+            if np.isfinite(outputs["conv" if tokens is None else "parts"]).all():  # else these have failed
                 checks += _sums(draft.exposure, outputs, images, tolerance)
                 checks.append(_maps(mapping, draft.exposure, outputs, images))
     return checks
@@ -89,6 +99,32 @@ def _open(model: onnx.ModelProto) -> Any:
         return cpu_session(model.SerializeToString())
     except ArtifactError as error:
         raise ExportError(f"the artifact does not load: {error}") from error
+
+
+def _with_attention(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that also gives the weights and values that its attention pooling reads."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ATTENTION
+    )
+    return copy
+
+
+def rest_share(draft: Draft) -> float:
+    """The share of what no place owns in the similarity of a real photo with itself, ``rest . e / |e|^2``.
+
+    Returns:
+        The mean over the photos that ship.
+    """
+    session = _open(draft.model)
+    shares = []
+    for path in sorted(PHOTOS.glob("*.jpg")):
+        image = preprocess(load(path).pixels, draft.spec)[0][None]
+        outputs = session.run(["embedding", "parts"], {"image": image})
+        embedding, parts = (np.asarray(value[0], dtype=np.float64) for value in outputs)
+        shares.append(1 - parts.sum(axis=(0, 1)) @ embedding / (embedding @ embedding))
+    return float(np.mean(shares))
 
 
 def require(checks: Sequence[Check], *, precision: str = "fp32") -> None:
@@ -143,17 +179,19 @@ def _compare(name: str, images: str, ours: Array, expected: Array, tolerance: fl
 def _sums(exposure: Exposure, outputs: dict[str, Array], images: str, tolerance: float) -> list[Check]:
     """What the engine will rely on: places sum to the feature."""
     checks: list[Check] = []
-    if exposure.pooling not in ("weights", "flatten"):
+    if exposure.tokens is not None:
+        return checks  # the rest is what remains: the source's blocks prove the parts
+    if exposure.pooling not in ("weights", "flatten", "attention"):
         eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
         conv = outputs["conv"].astype(np.float64)
         expected = decompose.pool(conv, exposure.pooling, p=exposure.p, eps=eps)
         checks.append(_compare("pooled = pool(conv)", images, outputs["pooled"], expected, SUM_TOLERANCE))
     if "parts" in outputs:
-        parts = _parts(exposure, outputs["conv"])
-        checks.append(_compare("parts", images, outputs["parts"], parts, tolerance))
-        total = outputs["parts"].astype(np.float64).sum(axis=(1, 2))
-        if exposure.bias is not None:
-            total += exposure.bias
+        parts, rest = _owned(exposure, outputs)
+        # The weights of a gated tail are those that the artifact stores: only the order of sums differs.
+        least = tolerance if exposure.gated is None else TOLERANCE["fp32"]
+        checks.append(_compare("parts", images, outputs["parts"], parts, least))
+        total = outputs["parts"].astype(np.float64).sum(axis=(1, 2)) + rest
         checks.append(_compare("embedding = sum(parts)", images, outputs["embedding"], total, SUM_TOLERANCE))
     return checks
 
@@ -170,6 +208,20 @@ def _maps(session: Any, exposure: Exposure, outputs: dict[str, Array], images: s
     parts = places.astype(np.float64) if affine else _parts(exposure, places)
     expected = np.einsum("nhwd,nd->nhw", parts, directions)
     return _compare("maps", images, maps, expected, TOLERANCE["fp32"])
+
+
+def _owned(exposure: Exposure, outputs: dict[str, Array]) -> tuple[Array, Array | float]:
+    """What each place adds to the embedding (N, H, W, D), and what no place owns: (N, D), or (D,) for all."""
+    if exposure.attention is not None:
+        parts = attended_parts(exposure.attention, *(outputs[name] for name in ATTENTION))
+    else:
+        parts = _parts(exposure, outputs["conv"])
+    bias = 0.0 if exposure.bias is None else exposure.bias
+    if exposure.gated is None:
+        return parts, bias
+    before = 0.0 if exposure.tail_bias is None else exposure.tail_bias
+    parts, rest = carry(exposure.gated, parts.sum(axis=(1, 2)) + before, parts)
+    return parts, rest if exposure.rest == "image" else bias
 
 
 def _parts(exposure: Exposure, conv: Array) -> Array:

@@ -68,7 +68,11 @@ class Recipe:
         pool: pooling put on the feature map instead of the network's own.
         p: exponent of ``pool: gem``; 3 by default.
         conv_layer: the feature map: a module of a torch network, a tensor or node of an ONNX graph.
-        embedding: ``output``, ``pooled``, or a tensor of the ONNX graph to cut at.
+        embedding: ``output``, ``pooled``, or a tensor of the ONNX graph to cut at; by default what the
+            network is made to give: of timm its output with ``num_classes=0``, of torchvision the pooled
+            feature, of others their output.
+        grid: rows and columns of the parts of a network with a class token: patches of one cell are
+            summed. By default every patch is a cell.
         size: (height, width) of the input.
         dynamic: accept other heights and widths too.
         mean, std, colour, resize, kernel, crop_fraction: see ``engine.artifact.InputSpec``.
@@ -87,6 +91,7 @@ class Recipe:
     p: float | None = None
     conv_layer: str | None = None
     embedding: str | None = None
+    grid: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     dynamic: bool = False
     mean: Triple | None = None
@@ -109,10 +114,13 @@ class Recipe:
             raise ConfigError("weights: an ONNX file has its own; leave weights out")
         if "\0" in self.name or len(self.name) > LONGEST_NAME:
             raise ConfigError(f"{self.kind} is no name of at most {LONGEST_NAME} characters")
-        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
-            raise ConfigError(
-                f"size is {str(self.size)[:40]}, must be whole numbers from 1 to {LARGEST_SIDE}"
-            )
+        for name, sides in (("size", self.size), ("grid", self.grid)):
+            if sides is not None and not 1 <= min(sides) <= max(sides) <= LARGEST_SIDE:
+                raise ConfigError(
+                    f"{name} is {str(sides)[:40]}, must be whole numbers from 1 to {LARGEST_SIDE}"
+                )
+        if self.grid is not None and (self.pool is not None or self.conv_layer is not None):
+            raise ConfigError("grid: is for a class token's patches; leave pool and conv_layer out")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and not all(math.isfinite(value) for value in values):
                 raise ConfigError(f"{name} is {values}, must be finite")
@@ -192,18 +200,19 @@ def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
                 data[key] = str(path.parent / value)
     data.update({key: value for key, value in flags.items() if value is not None})
     where = path or "export"
-    if "size" in data and data["size"] is not None:
-        try:
-            data["size"] = parse_size(data["size"])
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+    for name, example in (("size", "224 or 160x320"), ("grid", "7 or 7x7")):
+        if data.get(name) is not None:
+            try:
+                data[name] = parse_sides(data[name], name, example)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from error
     recipe: Recipe = build(Recipe, data, kind="recipe", where=where)
     if recipe.calibrate is not None:
         recipe.split_photos()  # an unsuitable folder is refused before the network is built
     return recipe
 
 
-def parse_size(value: object) -> object:
+def parse_sides(value: object, name: str, example: str) -> object:
     """``224``, ``"160x320"`` (height x width) or ``[160, 320]`` as (height, width).
 
     Raises:
@@ -215,5 +224,5 @@ def parse_size(value: object) -> object:
         sides = value.lower().split("x")
         if len(sides) <= 2 and all(s.isascii() and s.strip().isdigit() and len(s) < 8 for s in sides):
             return (int(sides[0]), int(sides[-1]))
-        raise ConfigError(f"size is {value[:40]!r}, must be like 224 or 160x320 (height x width)")
+        raise ConfigError(f"{name} is {value[:40]!r}, must be like {example} (height x width)")
     return value

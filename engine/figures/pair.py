@@ -19,6 +19,8 @@ from .panel import Panel, View
 from .text import MINUS
 
 MATCHES = 5  # of a cell, that are drawn
+LEAST_SCORE = 0.05  # below it a share of the score says nothing
+LEAST_SHARE = 0.5  # below it the map explains too little to rely on
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,8 @@ class PairFigure(Figure):
     def _contribution(self, at: int) -> str:
         """The caption of a map: what it sums to, and what no place owns."""
         pair = self.pair
-        total = pair.maps[at].sum()
-        caption = f"the map sums to {total:.3f}"
-        if pair.images[at].rest is not None:
-            caption += f"{_share(total, pair.score)}, no place owns {pair.residuals[at]:.3f}"
-        return caption
+        residual = None if pair.images[at].rest is None else pair.residuals[at]
+        return caption_of(float(pair.maps[at].sum()), residual, pair.score)
 
     def _matches(self, y: int, x: int) -> list[tuple[int, int]]:
         """The cells of the second image that cell (y, x) of the first matches best, best first."""
@@ -165,13 +164,13 @@ def _influence(values: Array) -> str:
     return f"raise the score: {up:+.3f}, lower it: {down:+.3f}".replace("-", MINUS)
 
 
-_LEAST_SCORE = 0.05  # below it a share of the score says nothing
-_LEAST_SHARE = 0.5
-
-
-def _share(total: float, score: float) -> str:
-    """Which share of the score a map carries, as its caption says it; a small one is a warning."""
-    if abs(score) < _LEAST_SCORE:
-        return " (the score is near 0)"
-    share = total / score
-    return f" ({share:.0%} of the score)" if share >= _LEAST_SHARE else f" (only {share:.0%} of the score)"
+def caption_of(total: float, residual: float | None, score: float) -> str:
+    """What stands under a map: its sum, and where there is a residual its share of the score."""
+    caption = f"the map sums to {total:.3f}"
+    if residual is None:
+        return caption
+    if abs(score) < LEAST_SCORE:
+        share = "the score is near 0"
+    else:
+        share = f"{'only ' if total / score < LEAST_SHARE else ''}{total / score:.0%} of the score"
+    return f"{caption} ({share}), no place owns {residual:.3f}"

@@ -21,8 +21,11 @@ class TorchNetwork:
         name: for example ``timm/tf_efficientnet_lite0``.
         outputs: names of what ``module`` gives: ``output`` (N, D), and the feature map ``conv`` (N, C, H, W)
             where it was named; ``conv`` alone where a pooling is put on it whatever follows.
-        is_classifier: the embedding is its pooled feature, and class scores may follow.
+        embedding: what the embedding is unless the recipe says otherwise; see ``surgery.analysis``.
+        is_classifier: of a library: class scores may follow its pooled feature, and its tokens lie on
+            ``grid``, or in an unknown order.
         grid: height and width of the places of tokens (N, L, C); None where unknown.
+        takes_one_size: position embeddings fix the number of its patches.
         mean, std, size, crop_fraction, kernel: the preprocessing that the architecture was trained with
             (``kernel`` as its library calls it: ``bilinear``, ``bicubic``); None where unknown.
         notes: what a user should know of how the network came about, a sentence each.
@@ -31,8 +34,10 @@ class TorchNetwork:
     module: nn.Module
     name: str
     outputs: tuple[str, ...] = ("output",)
+    embedding: Literal["output", "pooled"] = "output"
     is_classifier: bool = False
     grid: Size | None = None
+    takes_one_size: bool = False
     mean: Triple | None = None
     std: Triple | None = None
     size: Size | None = None

@@ -1,12 +1,14 @@
 """Build networks of torchvision, of timm and of a user's own factory.
 
-All stay as they are: the feature map and its pooling are found in the exported graph. A feature map that is
-named, or that gets another pooling than its network's, comes out beside the network's output or in its place.
+The feature map and its pooling are found in the exported graph. A feature map that is named, or that gets
+another pooling than its network's, comes out beside the network's output or in its place. What the embedding
+is follows the library: for timm what ``num_classes=0`` gives, for torchvision, whose classifiers have no such
+option, the pooled feature.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import timm
 import torchvision
@@ -33,6 +35,7 @@ def build(
     conv_layer: str | None = None,
     pool: str | None = None,
     size: Size | None = None,
+    embedding: str | None = None,
 ) -> TorchNetwork:
     """Build the network ``name`` and load ``weights`` into it.
 
@@ -43,6 +46,7 @@ def build(
             An operation that changes this output in place is part of it.
         pool: will be put on the feature map instead of what follows it.
         size: (height, width) of the input, for networks whose weights depend on it.
+        embedding: what the recipe names; None takes off the last layer of a timm network (``num_classes=0``).
 
     Raises:
         ExportError: unknown name, layer or pooling, or a checkpoint that cannot be read or does not fit.
@@ -52,7 +56,7 @@ def build(
     if kind == "torchvision":
         return _build_torchvision(name, weights, conv_layer, size)
     if kind == "timm":
-        return _build_timm(name, weights, conv_layer, pool is not None, size)
+        return _build_timm(name, weights, conv_layer, pool is not None, size, embedding)
     if kind == "module":
         return _build_module(name, weights, conv_layer, pool is not None)
     raise ExportError(f"source kind is {kind!r}, must be one of {', '.join(get_args(Kind))}")
@@ -80,7 +84,8 @@ def _build_torchvision(
         conv_layer = "features"
     module = network if conv_layer is None else FeatureMap(network, conv_layer, Layout(title))
     notes = load_checkpoint(network, weights, title, _TORCHVISION_HEADS)
-    return _classifier(module, title, None, notes, defaults)
+    takes_one_size = isinstance(network, models.VisionTransformer)
+    return _classifier(module, title, "pooled", None, notes, takes_one_size, defaults)
 
 
 def _torchvision_defaults(name: str) -> dict[str, Any]:
@@ -101,7 +106,12 @@ def _torchvision_defaults(name: str) -> dict[str, Any]:
 
 
 def _build_timm(
-    name: str, weights: Path | None, conv_layer: str | None, is_pooled_anew: bool, size: Size | None
+    name: str,
+    weights: Path | None,
+    conv_layer: str | None,
+    is_pooled_anew: bool,
+    size: Size | None,
+    embedding: str | None,
 ) -> TorchNetwork:
     if not timm.is_model(name.split(".")[0]):  # refuses hub names as well: nothing is downloaded
         raise ExportError(f"timm has no model {name!r}{suggest(name, timm.list_models())}")
@@ -111,11 +121,11 @@ def _build_timm(
             network: Any = timm.create_model(name, pretrained=False, exportable=True).eval()
     except Exception as error:
         raise ExportError(f"{title}: cannot be built ({first_line(error)})") from error
-    if conv_layer is None and not is_pooled_anew and getattr(network, "global_pool", "") in ("token", "tok"):
-        # The analysis would say so too, a minute later.
+    own = _token_pooling(network)
+    if own is not None and conv_layer is not None and not is_pooled_anew:
         raise ExportError(
-            f"{title}: its embedding is one token (a class token), not a sum over places; --pool avg "
-            "takes the mean of the patch tokens instead"
+            f"{title}: its embedding is {own}, not a pooling of {conv_layer!r}; add --pool avg to pool this "
+            "layer, or leave --conv-layer out"
         )
     config = network.pretrained_cfg
     native = tuple(int(n) for n in config["input_size"][1:])
@@ -132,6 +142,13 @@ def _build_timm(
     layout = _timm_layout(network, title)
     # timm's VGG has convolutions as large as the map between it and the pooling: cut before these.
     is_cut = conv_layer is not None or is_pooled_anew or type(network).__name__ == "VGG"
+    if embedding is None and not is_cut and network.num_classes > 0:
+        notes += (
+            f"the last layer, to {network.num_classes} features, is left out (num_classes=0); "
+            "--embedding output keeps it, CLIP's projection say",
+        )
+        with quiet():
+            network.reset_classifier(0)
     interpolation = config.get("interpolation")
     defaults = {
         "mean": tuple(float(v) for v in config["mean"]),
@@ -141,7 +158,16 @@ def _build_timm(
         "kernel": str(interpolation) if interpolation else None,
     }
     module = FeatureMap(network, conv_layer, layout) if is_cut else network
-    return _classifier(module, title, layout.grid, notes, defaults)
+    takes_one_size = own is not None and not is_cut
+    return _classifier(module, title, "output", layout.grid, notes, takes_one_size, defaults)
+
+
+def _token_pooling(network: Any) -> str | None:
+    """How a timm network makes its embedding of tokens; None where it pools a feature map."""
+    head = getattr(network, "head", None)
+    if getattr(network, "attn_pool", None) is not None or "Attention" in type(head).__name__:
+        return "a pooling by attention weights"
+    return "a class token" if getattr(network, "global_pool", None) in ("token", "tok") else None
 
 
 def _timm_layout(network: nn.Module, title: str) -> Layout:
@@ -158,15 +184,23 @@ def _timm_layout(network: nn.Module, title: str) -> Layout:
 
 
 def _classifier(
-    module: nn.Module, title: str, grid: Size | None, notes: tuple[str, ...], defaults: Mapping[str, Any]
+    module: nn.Module,
+    title: str,
+    embedding: Literal["output", "pooled"],
+    grid: Size | None,
+    notes: tuple[str, ...],
+    takes_one_size: bool,
+    defaults: Mapping[str, Any],
 ) -> TorchNetwork:
     return TorchNetwork(
         module.eval().requires_grad_(False),
         title,
         ("conv",) if isinstance(module, FeatureMap) else ("output",),
+        embedding=embedding,
         is_classifier=True,
         grid=grid,
         notes=notes,
+        takes_one_size=takes_one_size,
         **defaults,
     )
 

@@ -10,7 +10,7 @@ import onnx
 from simmap.engine.contract import InputSpec
 from simmap.engine.types import Array
 
-from ..surgery.analysis import Exposure
+from ..surgery.exposure import Exposure
 from ..surgery.graph import Graph, plain_session
 
 # From a normalised float32 batch (N, 3, height, width) and the artifact's outputs to pairs of what the
@@ -23,7 +23,8 @@ def onnx_reference(graph: Graph, exposure: Exposure) -> Reference:
     wanted = {"conv": exposure.conv}
     if exposure.pooled is not None:
         wanted["pooled"] = exposure.pooled
-    if exposure.tail is not None and exposure.embedding is not None:
+    has_tail = exposure.tail is not None or exposure.gated is not None
+    if has_tail and exposure.embedding is not None:
         wanted["embedding"] = exposure.embedding
     usual = _Outputs(graph, wanted.values())
     # A pool with a window of fixed size means something else at another size: there, conv alone counts.

@@ -13,10 +13,14 @@ from simmap.engine.errors import ExportError
 from simmap.engine.types import Array
 
 from ..recipe import Recipe
-from ..surgery.analysis import Exposure, analyse
+from ..surgery.analysis import analyse
+from ..surgery.exposure import Exposure
 from ..surgery.graph import Graph, load_onnx
+from ..surgery.patches import Grid
+from ..surgery.tokens import one_size
 from .network import Kind
 from .reference import Reference, onnx_reference
+from .token_reference import token_reference
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Source:
     Attributes:
         graph: the network.
         reference: compares an artifact's outputs with the network's own values.
-        conv_layer, pool, p, embedding: what ``surgery.analysis`` is to look for.
+        conv_layer, pool, p, embedding, cells: what ``surgery.analysis`` is to look for.
         preprocessing: fields of ``InputSpec`` that the network was trained with; None where unknown.
         facts: for the contract's ``source``.
         libraries: distributions whose versions matter.
@@ -39,6 +43,7 @@ class Source:
     pool: decompose.Pooling | None
     p: float | None
     embedding: str
+    cells: Grid | None
     preprocessing: dict[str, Any]
     facts: dict[str, str]
     libraries: tuple[str, ...] = ()
@@ -51,7 +56,12 @@ class Source:
             ExportError: the embedding is no sum over places.
         """
         return analyse(
-            self.graph, conv_layer=self.conv_layer, pool=self.pool, p=self.p, embedding=self.embedding
+            self.graph,
+            conv_layer=self.conv_layer,
+            pool=self.pool,
+            p=self.p,
+            embedding=self.embedding,
+            cells=self.cells,
         )
 
 
@@ -72,14 +82,22 @@ def _open_onnx(recipe: Recipe) -> Source:
         graph.free_size()
     return Source(
         graph,
-        lambda exposure: onnx_reference(graph, exposure),
+        lambda exposure: _by_graph(graph, exposure),
         recipe.conv_layer,
         recipe.pool,
         recipe.p,
         recipe.embedding or "output",
+        recipe.grid,
         {"size": graph.size},
         {"kind": "onnx", "name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()},
     )
+
+
+def _by_graph(graph: Graph, exposure: Exposure) -> Reference:
+    """What the source's own graph gives."""
+    if exposure.tokens is None or exposure.embedding is None:
+        return onnx_reference(graph, exposure)
+    return token_reference(graph, exposure.tokens, exposure.tail, exposure.embedding)
 
 
 def _open_torch(recipe: Recipe) -> Source:
@@ -88,27 +106,40 @@ def _open_torch(recipe: Recipe) -> Source:
     weights = recipe.weights_path()
     kind = cast(Kind, recipe.kind)
     network = networks.build(
-        kind, recipe.name, weights=weights, conv_layer=recipe.conv_layer, pool=recipe.pool, size=recipe.size
+        kind,
+        recipe.name,
+        weights=weights,
+        conv_layer=recipe.conv_layer,
+        pool=recipe.pool,
+        size=recipe.size,
+        embedding=recipe.embedding,
     )
+    if recipe.dynamic and network.takes_one_size:
+        raise one_size(network.name)
     size = recipe.size or network.size or (224, 224)
     graph = Graph(tracing.to_onnx(network, size, dynamic=recipe.dynamic), name=network.name, size=size)
 
     def reference(exposure: Exposure) -> Reference:
-        if exposure.layout == "NLC" and network.is_classifier and exposure.shape[1:] != network.grid:
+        is_class_token = exposure.tokens is not None
+        is_row = exposure.layout == "NLC" and not is_class_token
+        if is_row and network.is_classifier and exposure.shape[1:] != network.grid:
             # Some networks (Hiera) keep their tokens in another order than that of the grid.
             raise ExportError(
                 f"{network.name}: its {exposure.shape[1] * exposure.shape[2]} tokens lie on no known grid of "
                 "places; name a --conv-layer"
             )
 
+        by_graph = _by_graph(graph, exposure) if is_class_token else None
+
         def compare(batch: Array, ours: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
-            wanted = {"conv": ours["conv"]}
+            wanted = {} if is_class_token else {"conv": ours["conv"]}
             if exposure.pooled is not None:
                 wanted["pooled"] = ours["pooled"] * np.float32(exposure.pooled_scale)
             if "embedding" in ours:
                 wanted["embedding"] = ours["embedding"]
             theirs, outputs = running.nearest_intermediates(network, batch, wanted)
-            pairs = {name: (value, theirs[name]) for name, value in wanted.items()}
+            pairs = {} if by_graph is None else by_graph(batch, ours)
+            pairs |= {name: (value, theirs[name]) for name, value in wanted.items()}
             if exposure.pooled is None and "pooled" in ours:  # a pooling that the network does not have
                 eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
                 pooled = decompose.pool(theirs["conv"], exposure.pooling, p=exposure.p, eps=eps)
@@ -133,7 +164,8 @@ def _open_torch(recipe: Recipe) -> Source:
         "conv" if "conv" in network.outputs else None,
         recipe.pool or ("avg" if is_alone else None),
         recipe.p,
-        recipe.embedding or ("pooled" if network.is_classifier else "output"),
+        recipe.embedding or network.embedding,
+        recipe.grid,
         {"mean": network.mean, "std": network.std, "size": size, "crop_fraction": network.crop_fraction},
         facts,
         ("torch", *((recipe.kind,) if recipe.kind != "module" else ())),

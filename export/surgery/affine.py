@@ -60,7 +60,7 @@ def affine_tail(graph: Graph, start: str, target: str, size: int) -> Affine | No
         matrix: Array = np.ones(state.dimension)
         bias: Array = np.zeros(state.dimension)
         if node.op_type not in RESHAPES:
-            matrix, bias = _affine(graph, node, state.dimension)
+            matrix, bias = node_as_affine(graph, node, state.dimension)
         if matrix.shape[-1] != state.dimension or len(matrix) != after or len(bias) != after:
             raise ExportError(
                 f"{graph.name}: node {graph.describe(node)} mixes places and features; name the feature map "
@@ -72,7 +72,7 @@ def affine_tail(graph: Graph, start: str, target: str, size: int) -> Affine | No
     return None if only_notation else state
 
 
-def _affine(graph: Graph, node: onnx.NodeProto, size: int) -> tuple[Array, Array]:
+def node_as_affine(graph: Graph, node: onnx.NodeProto, size: int) -> tuple[Array, Array]:
     """One node behind the pooling as ``matrix x + bias``: diagonal (F,) or dense (D, F), in float64."""
     op = node.op_type
     data = graph.data_inputs(node)[0]

@@ -6,7 +6,7 @@ blocks and gates are never taken, whatever they are called, and however many the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,71 +17,16 @@ from simmap.engine.errors import ExportError
 from simmap.engine.types import Array
 
 from .affine import Affine, affine_tail
-from .graph import AFFINE, Graph, attribute, single_number
-from .layout import Layout, is_channels_last, layout_of
+from .attention import Attention, match_attention
+from .exposure import Exposure
+from .gated import gated_tail
+from .graph import AFFINE, RESHAPES, Graph, attribute, single_number
+from .layout import is_channels_last, layout_of
+from .patches import Grid
 from .pools import Pool, match_pool
+from .steps import Gated, NotHeldError
 from .target import find_target, named_tensor, origin
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """Where a graph's feature map lies and what follows it.
-
-    Attributes:
-        conv: name of the tensor that is the feature map.
-        layout: its axes; ``NLC`` are tokens in row-major order of the grid.
-        shape: C, H, W.
-        pooling, p, eps: see ``engine.artifact.Contract``.
-        place_weights: (C, H, W) of pooling ``weights``.
-        place_bias: (C,) of pooling ``weights``.
-        tail: the affine map from the pooled (or flattened, in C, H, W order) feature to the
-            embedding; None where nothing follows.
-        pooled: name of the tensor that is the pooled feature, None for an overridden pooling.
-        embedding: name of the tensor that is the embedding, before any final L2 norm; None likewise.
-        pooled_scale: the source's pooled feature is this times ours (a sum is H W times the average).
-        is_normed: the source divides the embedding by its L2 norm at the end, which the artifact leaves out.
-        notes: what a user should know of the choices made here.
-    """
-
-    conv: str
-    layout: Layout
-    shape: tuple[int, int, int]
-    pooling: Pooling
-    p: float | None = None
-    eps: float | None = None
-    place_weights: Array | None = None
-    place_bias: Array | None = None
-    tail: Affine | None = None
-    pooled: str | None = None
-    embedding: str | None = None
-    pooled_scale: float = 1.0
-    is_normed: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def has_head(self) -> bool:
-        """Whether the artifact computes ``embedding`` and ``parts`` itself."""
-        return self.tail is not None or self.pooling in ("weights", "flatten")
-
-    @property
-    def pooled_channels(self) -> int:
-        """C', the size of the pooled feature."""
-        return self.shape[0] * (2 if self.pooling == "catavgmax" else 1)
-
-    @property
-    def dimension(self) -> int:
-        """D, the size of the embedding."""
-        return self.pooled_channels if self.tail is None else self.tail.dimension
-
-    @property
-    def bias(self) -> Array | None:
-        """The part b (D,) of the embedding that no place owns, float64; None without a head or if zero."""
-        if not self.has_head:
-            return None
-        bias = np.zeros(self.shape[0]) if self.tail is None else self.tail.bias
-        if self.place_bias is not None:
-            bias = bias + (self.place_bias if self.tail is None else self.tail.applied(self.place_bias))
-        return bias if bias.any() else None
+from .tokens import Tokens, find_tokens
 
 
 def analyse(
@@ -91,8 +36,9 @@ def analyse(
     pool: Pooling | None = None,
     p: float | None = None,
     embedding: str = "output",
+    cells: Grid | None = None,
 ) -> Exposure:
-    """Find the feature map, its pooling, and the affine way from there to the embedding.
+    """Find the feature map and its pooling, or the class token, and the way from there to the embedding.
 
     Args:
         graph: the network.
@@ -101,10 +47,11 @@ def analyse(
         p: exponent of a ``gem`` given by ``pool``.
         embedding: ``output`` (what the graph gives), ``pooled`` (the feature right behind the pooling)
             or the name of a tensor to cut at.
+        cells: rows and columns of the parts of a class token's patches; None takes those of the patches.
 
     Raises:
-        ExportError: there is no such feature map, or something that is not affine follows it; the
-            message names the node and what to do.
+        ExportError: there is no such feature map or class token, or something follows it that is not linear
+            even given the image; the message names the node and what to do.
     """
     if conv_layer is not None and pool is not None:
         conv = named_tensor(graph, conv_layer)
@@ -112,40 +59,141 @@ def analyse(
         return Exposure(conv, layout, shape, pool, *_gem(pool, p))
     target, notes, end = find_target(graph, embedding)
     wanted = origin(graph, named_tensor(graph, conv_layer)) if conv_layer else None
-    nearest, blockers = _find_pool(graph, target, wanted)
+    nearest, attention, blockers = _find_pool(graph, target, wanted)
+    if nearest is None and wanted is None and pool is None:
+        tokens = find_tokens(graph, target, cells)
+        if tokens is not None:
+            return _expose_tokens(graph, tokens, target, notes, embedding, is_normed=end == "norm")
+    if cells is not None:
+        raise ExportError(
+            f"{graph.name}: grid is for embeddings that are read from a class token, and this one is pooled "
+            "from a feature map; leave grid out"
+        )
     if nearest is None:
         raise ExportError(_no_pool(graph, target, wanted))
     if pool is not None:
         layout, shape = layout_of(graph, nearest.conv, nearest.layout)
         return Exposure(nearest.conv, layout, shape, pool, *_gem(pool, p), notes=tuple(notes))
+    if embedding == "pooled" and attention is not None:
+        raise ExportError(
+            f"{graph.name}: its pooling is by attention weights, head by head, so no layer before the "
+            "embedding is a pooled feature; leave --embedding out, or name a tensor to cut at"
+        )
     if embedding == "pooled":
         target, blockers, end = nearest.output, [], None
-    if blockers:
-        node = blockers[-1]
-        # What every path into the node crosses, not just one of its inputs.
-        cut = next(t for t in graph.dominators(node.output[0]) if t not in node.output)
-        offers = [] if cut == nearest.output else [f"--embedding {cut!r}"]
-        is_flat = nearest.kind == "flatten"
-        offers += [f"--conv-layer {nearest.conv!r} --pool avg" if is_flat else "--embedding pooled"]
+    if attention is not None:
+        return _expose_attention(graph, attention, target, notes, is_normed=end == "norm")
+    if not blockers:
+        return _expose(graph, nearest, target, notes, is_normed=end == "norm")
+    # An affine tail of a flattened map has a matrix for each place; what follows it has none.
+    cut = _before(graph, blockers[-1]) if nearest.kind == "flatten" else nearest.output
+    exposure = _expose(graph, nearest, cut, notes, is_normed=end == "norm")
+    scale = 1.0 if nearest.kind == "flatten" else nearest.scale
+    try:
+        gated = gated_tail(graph, cut, target, scale=scale, bias=exposure.tail_bias)
+    except NotHeldError as error:
+        raise ExportError(_refusal(graph, nearest, error.node)) from error
+    kept = _kept(gated, gated.steps[0].sizes[0] if gated.steps else gated.dimension, nearest.kind)
+    return replace(exposure, gated=gated, embedding=target, notes=(*notes, kept))
+
+
+def _before(graph: Graph, node: onnx.NodeProto) -> str:
+    """What every path into the node crosses, not just one of its inputs."""
+    return next(t for t in graph.dominators(node.output[0]) if t not in node.output)
+
+
+def _refusal(graph: Graph, pool: Pool, node: onnx.NodeProto) -> str:
+    """Why no place owns what a node gives, and where to cut."""
+    cut = _before(graph, node)
+    offers = [] if cut == pool.output else [f"--embedding {cut!r}"]
+    is_flat = pool.kind == "flatten"
+    offers += [f"--conv-layer {pool.conv!r} --pool avg" if is_flat else "--embedding pooled"]
+    return (
+        f"{graph.name}: node {graph.describe(node)} between the feature map and the embedding is not linear "
+        "even with its gates held, so no place owns its part of the score; cut the embedding before it with "
+        f"{' or '.join(offers)}"
+    )
+
+
+def _kept(gated: Gated, size: int, kind: str) -> str:
+    """The note that something behind the pooling is part of the embedding."""
+    # What a norm divides by, and factors, are made of several steps.
+    kinds = {
+        s.node.op_type if s.node else "norm" if s.divides else "" for s in gated.steps if not s.is_linear
+    }
+    held = sorted(kinds - {"", "Sqrt", "Pow", "Reciprocal"})
+    what = f"a tail with gates or norms ({', '.join(held)})" if not gated.is_affine else "an affine head"
+    mend = "" if kind in ("flatten", "attention") else "; --embedding pooled takes the feature before it"
+    return f"{what} leads from {size} to {gated.dimension} features and is kept{mend}"
+
+
+def _expose_attention(
+    graph: Graph, attention: Attention, target: str, notes: list[str], *, is_normed: bool
+) -> Exposure:
+    """Put the attention pooling and its tail together."""
+    try:
+        gated = gated_tail(graph, attention.output, target, mask=attention.mask(graph), bias=None)
+    except NotHeldError as error:
         raise ExportError(
-            f"{graph.name}: node {graph.describe(node)} between the feature map and the embedding is not "
-            "affine, so no place owns its part of the score; cut the embedding before it with "
-            f"{' or '.join(offers)}"
-        )
-    return _expose(graph, nearest, target, notes, is_normed=end == "norm")
+            f"{graph.name}: node {graph.describe(error.node)} behind the attention pooling is not linear "
+            "even with its gates held, so no place owns its part of the score; cut the embedding before it "
+            f"with --embedding {_before(graph, error.node)!r}"
+        ) from error
+    return Exposure(
+        attention.conv, attention.layout, attention.shape, "attention", gated=gated, attention=attention,
+        embedding=target, is_normed=is_normed,
+        notes=(*notes, *([_kept(gated, attention.size, "attention")] if gated.steps else [])),
+    )  # fmt: skip
+
+
+def _expose_tokens(
+    graph: Graph, tokens: Tokens, target: str, notes: list[str], embedding: str, *, is_normed: bool
+) -> Exposure:
+    """Put the tokens and the affine tail together."""
+    read = tokens.readout.output
+    if embedding == "pooled":
+        target, is_normed = read, False
+    for tensor in graph.dominators(target):
+        node = graph.producer.get(tensor)
+        if tensor == read or node is None:
+            break
+        if node.op_type not in AFFINE or len(graph.data_inputs(node)) != 1:
+            raise ExportError(
+                f"{graph.name}: node {graph.describe(node)} between the class token and the embedding is not "
+                "affine, so no place owns its part of the score; cut the embedding before it with "
+                f"--embedding {graph.data_inputs(node)[0]!r} or --embedding pooled"
+            )
+    channels = graph.shape(tokens.readout.state)[2]
+    tail = affine_tail(graph, read, target, channels)
+    if tail is not None and tail.matrix.ndim == 2:
+        notes = [
+            *notes,
+            f"an affine head leads from the token's {channels} features to {tail.dimension} and is kept, as "
+            "CLIP's projection must be; before a classifier's, --embedding pooled takes the token itself",
+        ]
+    return Exposure(
+        tokens.readout.state, "NLC", (channels, *tokens.cells), "token", tail=tail, tokens=tokens,
+        embedding=target, is_normed=is_normed, notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _gem(pool: Pooling, p: float | None) -> tuple[float | None, float | None]:
     return (p if p is not None else 3.0, GEM_EPS) if pool == "gem" else (None, None)
 
 
-def _find_pool(graph: Graph, target: str, wanted: str | None) -> tuple[Pool | None, list[onnx.NodeProto]]:
+def _find_pool(
+    graph: Graph, target: str, wanted: str | None
+) -> tuple[Pool | None, Attention | None, list[onnx.NodeProto]]:
     """The pool nearest to ``target`` among its dominators, and the non-affine nodes on the way."""
     blockers: list[onnx.NodeProto] = []
     for tensor in graph.dominators(target):
-        match = match_pool(graph, tensor)
+        match, attention = match_pool(graph, tensor), match_attention(graph, tensor)
+        if match is not None and match.kind == "flatten" and _is_attention(graph, match.conv):
+            continue  # the heads of an attention pooling, put in a row
+        if attention is not None:
+            match = Pool("attention", attention.conv, attention.layout, tensor)
         if match is not None and (wanted is None or origin(graph, match.conv) == wanted):
-            return match, blockers
+            return match, attention, blockers
         node = graph.producer.get(tensor)
         if node is None:
             break
@@ -155,7 +203,14 @@ def _find_pool(graph: Graph, target: str, wanted: str | None) -> tuple[Pool | No
             or (node.op_type == "MatMul" and (node.input[0] not in graph.data_inputs(node)))
         ):
             blockers.append(node)
-    return None, blockers
+    return None, None, blockers
+
+
+def _is_attention(graph: Graph, tensor: str) -> bool:
+    """Whether the tensor is what an attention pooling gives, its axes in another order."""
+    while (node := graph.producer.get(tensor)) is not None and node.op_type in RESHAPES:
+        tensor = str(node.input[0])
+    return match_attention(graph, tensor) is not None
 
 
 def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
@@ -164,17 +219,6 @@ def _no_pool(graph: Graph, target: str, wanted: str | None) -> str:
             f"{graph.name}: no pooling of the feature map {wanted!r} feeds the embedding {target!r}; "
             "add --pool avg (or max, gem) to put one on it"
         )
-    for tensor in graph.dominators(target):
-        node = graph.producer.get(tensor)
-        if node is None or node.op_type not in ("Gather", "Slice"):
-            continue
-        before = graph.shape(node.input[0]) if node.input[0] in graph.values else ()
-        if len(before) == 3 and np.prod(graph.shape(tensor)) == before[2]:
-            return (
-                f"{graph.name}: the embedding is one token (a class token, or the query of an attention "
-                f"pooling, by node {graph.describe(node)}), not a sum over places; a timm network's map or "
-                "patch tokens are pooled with --pool avg, another one's with --conv-layer NAME --pool avg"
-            )
     return (
         f"{graph.name}: no pooling over places leads to {target!r}, so it has no feature map to decompose "
         "(a detector or a segmenter, say); name one with --conv-layer TENSOR --pool avg"
@@ -236,8 +280,8 @@ def _expose(graph: Graph, pool: Pool, target: str, notes: list[str], *, is_norme
         ]
     pooled = None if pool.kind == "flatten" else pool.output
     return Exposure(
-        conv, layout, shape, pool.kind, p, eps, place_weights, place_bias, tail, pooled, target, pool.scale,
-        is_normed, tuple(notes),
+        conv, layout, shape, pool.kind, p, eps, place_weights, place_bias, tail, pooled=pooled,
+        embedding=target, pooled_scale=pool.scale, is_normed=is_normed, notes=tuple(notes),
     )  # fmt: skip
 
 

@@ -8,9 +8,13 @@ from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
 from simmap.engine.runtime.ort import one_line
 
-from .analysis import Exposure
-from .graph import Graph
+from .affine import Affine
+from .carrying import add_attention, add_tail
+from .exposure import Exposure
+from .graph import Graph, attribute
 from .nodes import OURS, RESERVED, SOURCE, Nodes
+from .token_parts import BlockNodes, add_token_head
+from .tokens import Tokens, one_size
 
 NORMALISED, NETWORK_INPUT = f"{OURS}normalised", f"{OURS}network_input"
 
@@ -37,14 +41,24 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
             f"{graph.name}: pooling {exposure.pooling!r} has a weight for each place, so it takes one size "
             "only; leave --dynamic out"
         )
+    if spec.dynamic and exposure.pooling == "attention":
+        raise ExportError(
+            f"{graph.name}: its attention pooling has a position for each place, so it takes one size only; "
+            "leave --dynamic out"
+        )
     is_sum = exposure.pooling == "avg" and exposure.pooled_scale != 1
-    if spec.dynamic and is_sum and exposure.tail is not None:
+    if spec.dynamic and is_sum and exposure.has_head:
         raise ExportError(
             f"{graph.name}: the head reads {exposure.pooled_scale:g} times the average over the places (a "
             "sum, or pads that count), which changes with the size; leave --dynamic out"
         )
+    if spec.dynamic and exposure.tokens is not None:
+        raise one_size(graph.name)
     builder = _Builder(graph, exposure, dynamic=spec.dynamic)
     builder.add_input(spec)
+    if exposure.tokens is not None:
+        builder.add_tokens(exposure.tokens, exposure.tail)
+        return builder.model(spec)
     builder.add_conv(exposure)
     builder.add_heads(exposure)
     return builder.model(spec)
@@ -61,7 +75,10 @@ class _Builder(Nodes):
         self.renamed = {conv: "conv"} if is_conv else {}
         self.front: list[onnx.NodeProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
-        body, needed = graph.upstream([conv])
+        attention = exposure.attention
+        body, needed = graph.upstream(
+            [conv] if attention is None else [conv, attention.weights, attention.values]
+        )
         self.body = [self._copy(n) for n in body]
         self.conv = self._name(conv)
         self.image = self._name(graph.input.name)
@@ -91,8 +108,8 @@ class _Builder(Nodes):
             node.name = f"{SOURCE}{node.name}"
         node.input[:] = [self._name(i) for i in node.input]
         node.output[:] = [self._name(o) for o in node.output]
-        for attribute in node.attribute:
-            for graph in [attribute.g, *attribute.graphs]:
+        for item in node.attribute:
+            for graph in [item.g, *item.graphs]:
                 for inner in graph.node:
                     self._rename(inner)
                 for value in [*graph.input, *graph.output, *graph.initializer]:
@@ -100,7 +117,9 @@ class _Builder(Nodes):
 
     def _free_the_batch(self, nodes: list[onnx.NodeProto]) -> None:
         """Let reshapes that write the batch size 1 down keep the batch that they are given."""
-        for node, copy in zip(nodes, self.body, strict=True):
+        for node, copy in zip(nodes, list(self.body), strict=True):
+            if node.op_type == "Concat":
+                self._repeat_constants(node, copy)
             if node.op_type != "Reshape" or node.input[0] not in self.source.dynamic:
                 continue
             shape = self.source.constant(node.input[1])
@@ -115,6 +134,26 @@ class _Builder(Nodes):
                     if (free[1:] == -1).any():
                         continue
                 copy.input[1] = self.constant(free, f"reshape/{node.output[0]}")
+
+    def _repeat_constants(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
+        """Repeat what is written down for one image, such as a class token, for each image of the batch."""
+        rank = len(self.source.shape(node.output[0]))
+        if node.output[0] not in self.source.dynamic or rank < 3 or attribute(node, "axis", 0) % rank == 0:
+            return
+        for at, name in enumerate(node.input):
+            if name in self.source.sized or self.source.shape(name)[0] != 1:
+                continue
+            prefix = f"{SOURCE}repeat/{node.output[0]}/{at}"
+            ones = self.constant(np.ones(rank - 1, dtype=np.int64), f"{prefix}/ones")
+            first = self.constant(np.zeros(1, dtype=np.int64), f"{prefix}/first")
+            made = [
+                helper.make_node("Shape", [self.image], [f"{prefix}/shape"]),
+                helper.make_node("Gather", [f"{prefix}/shape", first], [f"{prefix}/batch"]),
+                helper.make_node("Concat", [f"{prefix}/batch", ones], [f"{prefix}/sizes"], axis=0),
+                helper.make_node("Expand", [copy.input[at], f"{prefix}/sizes"], [prefix]),
+            ]
+            self.body[self.body.index(copy) : self.body.index(copy)] = made
+            copy.input[at] = prefix
 
     def add_input(self, spec: InputSpec) -> None:
         """uint8 NHWC to what the network takes; transposing bytes first is the cheap order."""
@@ -148,34 +187,73 @@ class _Builder(Nodes):
             self.add("Cast", [tensor], "conv", to=TensorProto.FLOAT)
         self._output("conv", ["N", exposure.shape[0], "H", "W"])
 
+    def add_tokens(self, tokens: Tokens, tail: Affine | None) -> None:
+        """``parts`` of the patch tokens, and ``embedding``."""
+        blocks = BlockNodes(tokens, self._name)
+        self.weights += blocks.weights
+        self._insert(blocks.nodes)
+        dimension = add_token_head(self, tokens, tail, blocks.total, self.conv)
+        self._output("embedding", ["N", dimension])
+        self._output("parts", ["N", *tokens.cells, dimension])
+
+    def _insert(self, nodes: list[onnx.NodeProto]) -> None:
+        """Put nodes into the network, each as early as its inputs are there.
+
+        Behind the network, they would keep the attention weights of every block in memory.
+        """
+        unmade = {name for node in [*self.body, *nodes] for name in node.output}
+        waiting, ordered = list(nodes), []
+        for node in self.body:
+            ordered.append(node)
+            unmade.difference_update(node.output)
+            while waiting and unmade.isdisjoint(waiting[0].input):
+                ordered.append(waiting.pop(0))
+                unmade.difference_update(ordered[-1].output)
+        self.body = ordered + waiting
+
     def _output(self, name: str, shape: list[str | int]) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def add_heads(self, exposure: Exposure) -> None:
-        """``pooled``, and for an affine head ``parts`` and ``embedding``."""
-        if exposure.pooling == "flatten":
-            self._add_flat_head(exposure)
-            return
-        beta, shared = self._add_pooled(exposure)
-        if shared is None:
-            return
+        """``pooled``, and with a head ``parts`` and ``embedding``."""
+        if exposure.attention is not None:
+            weights, values = (self._name(n) for n in (exposure.attention.weights, exposure.attention.values))
+            feature, parts = add_attention(self, exposure.attention, weights, values)
+        elif exposure.pooling == "flatten":
+            feature, parts = self._add_flat_head(exposure)
+        else:
+            beta, shared = self._add_pooled(exposure)
+            if shared is None:
+                return
+            feature, parts = self._add_affine(exposure, beta, shared)
+        if exposure.gated is not None:
+            add_tail(self, exposure.gated, feature, parts)
+        self._output("embedding", ["N", exposure.dimension])
+        self._output("parts", ["N", "H", "W", exposure.dimension])
+
+    def _add_affine(self, exposure: Exposure, beta: str, shared: str) -> tuple[str, str]:
+        """The affine tail of the pooled feature and of what each place adds to it.
+
+        Returns:
+            Names of tensors (N, D) and (N, H, W, D): the embedding and parts, or what ``gated`` reads.
+        """
+        feature, name = _names(exposure)
         # (N, C', H, W) -> (N, H, W, C') -> parts
         parts = self.add("Transpose", [shared], "shared_last", perm=[0, 2, 3, 1])
-        tail = exposure.tail
+        tail, bias = exposure.tail, exposure.tail_bias
         if tail is None:
             linear = beta
-            self.add("Identity", [parts], "parts")
+            parts = self.add("Identity", [parts], name)
         else:
             dense = tail.matrix.ndim == 2
             matrix = self.floats(tail.matrix.T if dense else tail.matrix, "head")
             op = "MatMul" if dense else "Mul"
-            self.add(op, [parts, matrix], "parts")
+            parts = self.add(op, [parts, matrix], name)
             linear = self.add(op, [beta, matrix], "linear")
+        if bias is None:
+            return linear, parts
         # The whole constant in one: what the contract says of it stays true when the matrix is rounded.
-        bias = np.zeros(exposure.dimension) if exposure.bias is None else exposure.bias
-        self.add("Add", [linear, self.floats(bias, "bias")], "embedding")
-        self._output("embedding", ["N", exposure.dimension])
-        self._output("parts", ["N", "H", "W", exposure.dimension])
+        return self.add("Add", [linear, self.floats(bias, "bias")], feature), parts
 
     def _add_pooled(self, exposure: Exposure) -> tuple[str, str | None]:
         """``pooled`` (N, C'); gives the part of it that places add, and that by place where a head needs it.
@@ -200,9 +278,9 @@ class _Builder(Nodes):
         self._output("pooled", ["N", exposure.pooled_channels])
         return beta, shared
 
-    def _add_flat_head(self, exposure: Exposure) -> None:
+    def _add_flat_head(self, exposure: Exposure) -> tuple[str, str]:
         """parts[n, x] = W_x alpha[n, x], one matrix a place; the embedding is their sum."""
-        tail = exposure.tail
+        tail, (feature, name) = exposure.tail, _names(exposure)
         assert tail is not None
         channels, height, width = exposure.shape
         places = height * width
@@ -214,13 +292,11 @@ class _Builder(Nodes):
         mean = self.add("Transpose", [each], "each_last", perm=[1, 2, 0])  # (N, D, HW)
         grid = self.constant(np.array([0, tail.dimension, height, width], dtype=np.int64), "grid_shape")
         cells = self.add("Reshape", [mean, grid], "cells")  # (N, D, H, W)
-        self.add("Transpose", [cells], "parts", perm=[0, 2, 3, 1])
+        parts = self.add("Transpose", [cells], name, perm=[0, 2, 3, 1])
         average = self.add("GlobalAveragePool", [cells], "cell_mean")
         total = self.add("Mul", [average, self.floats(float(places), "places")], "cell_sum")
         summed = self.add("Flatten", [total], "cell_flat", axis=1)
-        self.add("Add", [summed, self.floats(tail.bias, "bias")], "embedding")
-        self._output("embedding", ["N", tail.dimension])
-        self._output("parts", ["N", "H", "W", tail.dimension])
+        return self.add("Add", [summed, self.floats(tail.bias, "bias")], feature), parts
 
     def model(self, spec: InputSpec) -> onnx.ModelProto:
         """Put everything together."""
@@ -257,3 +333,8 @@ class _Builder(Nodes):
 def normalises(model: onnx.ModelProto) -> bool:
     """Whether mean and std are folded into the artifact; a source that takes bytes has its own."""
     return any(NORMALISED in node.output for node in model.graph.node)
+
+
+def _names(exposure: Exposure) -> tuple[str, str]:
+    """What the affine tail gives, and its parts: those of the artifact, or what a gated tail begins with."""
+    return ("embedding", "parts") if exposure.gated is None else ("tail_feature", "tail_parts")

@@ -18,6 +18,12 @@ RESHAPES = {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Uns
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
 DENSE = {"Gemm", "MatMul", "Conv"}
 AFFINE = RESHAPES | ELEMENTWISE | DENSE | {"BatchNormalization", "Neg"}
+MOVES = {
+    "Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Expand",
+    "Slice", "Gather", "Split", "Concat",
+}  # fmt: skip
+REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool"}
+NORMS = {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization"}
 SCORES = {"Softmax", "LogSoftmax", "Sigmoid"}
 
 

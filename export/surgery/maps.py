@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from .analysis import Exposure
+from .exposure import Exposure
 from .nodes import Nodes
 
 PLACES = "places"

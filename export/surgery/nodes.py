@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .analysis import Exposure
+from .exposure import Exposure
 
 RESERVED = ("image", "conv", "pooled", "embedding", "parts")
 # Tensors that are added are called OURS..., those of the source whose names clash SOURCE....

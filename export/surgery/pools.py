@@ -39,7 +39,7 @@ def match_pool(graph: Graph, tensor: str) -> Pool | None:
         before, after = graph.shape(node.input[0]), graph.shape(tensor)
         # Two axes longer than 1 besides the batch: features and places, not a vector written as a map.
         is_map = len(before) == 4 and int(np.prod(before[1:])) > max(before[1:]) and before[2] * before[3] > 1
-        if node.input[0] in graph.dynamic and is_map and len(after) == 2:
+        if node.input[0] in graph.dynamic and is_map and len(after) == 2 and after[0] == before[0]:
             return Pool("flatten", node.input[0], "NCHW", tensor, node=node)
     return None
 

@@ -40,6 +40,8 @@ ARTIFACTS: dict[str, tuple[Build, dict[str, Any]]] = {
         lambda: networks.pooled_only(size=(32, 32), stride=4),
         {"resize": "crop", "crop_fraction": 0.8, "kernel": "cubic"},
     ),
+    "gated": (networks.gated, {}),
+    "attention": (networks.attended, {}),
     "dynamic": (networks.dynamic, {}),
     "fragile": (networks.fragile, {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}),
 }

@@ -24,6 +24,7 @@ NAMES = (
     "decoding",
     "decomposition",
     "precision",
+    "transformers",
     "search",
     "peers",
     "process",

@@ -132,6 +132,7 @@ def changed(change: Callable[[dict[str, Any]], None]) -> dict[str, str]:
             "parity.conv.absolute is 'x', must be a number",
         ),
         (lambda d: d.update(parity={"conv": {"absolute": 1}}), "parity.conv lacks absolute or relative"),
+        (lambda d: d.update(parity={"rest": {"absolute": 1}}), "parity.rest lacks share"),
         (lambda d: d.update(fidelity={"pairs": "many"}), "fidelity.pairs is 'many', must be a number"),
         (lambda d: d.update(fidelity={"pairs": True}), "fidelity.pairs is True, must be a number"),
         (

@@ -18,7 +18,7 @@ from simmap.engine.options import Options
 
 NAMES = (
     "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "letterbox_bgr", "crop",
-    "dynamic", "max_affine",
+    "dynamic", "max_affine", "gated", "attention",
 )  # fmt: skip
 ENGINES: dict[str, Engine] = {}
 
@@ -54,8 +54,8 @@ def test_maps_and_residuals_sum_to_the_score(name: str, seed: int, sides: tuple[
     for values, rest in zip(pair.maps, pair.residuals, strict=True):
         size = max(1.0, float(np.abs(values).sum()))
         assert abs(values.sum(dtype=np.float64) + rest - pair.score) <= 1e-5 * size
-    has_bias = engine.contract.bias is not None
-    assert has_bias == any(pair.residuals)
+    has_rest = engine.contract.bias is not None or engine.contract.rest == "image"
+    assert has_rest == any(pair.residuals)
     height, width = first.parts.shape[:2]
     y, x = seed % height, seed % width
     points = pair.point(0, y, x)
@@ -66,8 +66,17 @@ def test_maps_and_residuals_sum_to_the_score(name: str, seed: int, sides: tuple[
 
 def test_the_artifacts_cover_what_can_be_exported() -> None:
     contracts = [engine_of(name).contract for name in NAMES]
-    assert {c.pooling for c in contracts} >= {"avg", "max", "gem", "catavgmax", "weights", "flatten"}
-    assert {c.head for c in contracts} == {"none", "affine"}
+    assert {c.pooling for c in contracts} >= {
+        "avg",
+        "max",
+        "gem",
+        "catavgmax",
+        "weights",
+        "flatten",
+        "attention",
+    }
+    assert {c.head for c in contracts} == {"none", "affine", "gated"}
+    assert {c.rest for c in contracts} == {"constant", "image"}
     assert {c.input.resize for c in contracts} == {"squash", "crop", "letterbox"}
     assert {c.input.colour for c in contracts} == {"rgb", "bgr"}
     assert any(c.input.dynamic for c in contracts) and any(c.grid_height != c.grid_width for c in contracts)

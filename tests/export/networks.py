@@ -854,6 +854,33 @@ _case("ReduceSum, Gemm", summed)
 _case("average that counts its pads, Gemm", summed, padded=True)
 
 
+def gated() -> Network:
+    """Two square linear layers with a gate between them."""
+    net = Net()
+    x = net.trunk()
+    y, first, shift = net.gemm(net.flat(net.op("GlobalAveragePool", x)), 8, 8)
+    y, second, offset = net.gemm(net.op("LeakyRelu", y, alpha=0.3), 8, 8)
+
+    def head(alpha: Array) -> Array:
+        z = first @ average(alpha) + shift
+        return second @ np.where(z > 0, z, 0.3 * z) + offset
+
+    return Network(net.done(y), x, "avg", head, average)
+
+
+def attended() -> Network:
+    """Attention of the mean token to all places and itself."""
+    net = Net()
+    x = net.trunk()
+    places = net.op("Transpose", net.op("Reshape", x, net.ints(0, 8, 64)), perm=[0, 2, 1])
+    tokens = net.op("Concat", net.op("ReduceMean", places, axes=[1], keepdims=1), places, axis=1)
+    k, v = (net.op("MatMul", tokens, net.store(net.draw(8, 8))) for _ in range(2))
+    scores = net.op("MatMul", k, net.op("Transpose", k, perm=[0, 2, 1]))
+    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+    y = net.op("Gather", y, net.store(np.array(0, dtype=np.int64)), axis=1)
+    return Network(net.done(y), x, "attention", average, None)
+
+
 def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
     """Graphs that cannot be exported, with flags and what the error must say (a regular expression)."""
     found: dict[str, tuple[onnx.ModelProto, dict[str, Any], str]] = {}
@@ -864,10 +891,11 @@ def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
     token = net.op("Expand", net.store(net.draw(1, 1, 8)), net.ints(1, 1, 8))
     x = net.op("Concat", token, x, axis=1)
     mixed = net.op("Softmax", net.op("MatMul", x, net.op("Transpose", x, perm=[0, 2, 1])), axis=-1)
-    x = net.op("Add", x, net.op("MatMul", mixed, x))
+    x = net.op("MatMul", mixed, x)
     x = net.op("Gather", x, net.store(np.array(0, dtype=np.int64)), axis=1)
     out, _, _ = net.gemm(x, 8, 5)
-    found["class token"] = net.done(out), {}, r"class token, .*by node Gather 'node_gather_\d+'"
+    reason = r"class token is read from node MatMul 'node_matmul_\d+', which is no sum of residual branches"
+    found["class token"] = net.done(out), {}, reason
 
     net = Net()
     x = net.trunk()
@@ -909,8 +937,8 @@ def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
     net = Net()
     x = net.trunk()
     y = net.op("GlobalAveragePool", x)
-    y = net.op("Concat", y, y, axis=1)
-    found["doubled feature"] = net.done(net.flat(y)), {}, r"node Concat 'node_concat_\d+' .* is not affine"
+    y = net.op("Hardmax", net.flat(y), axis=1)
+    found["choice of a feature"] = net.done(y), {}, r"node Hardmax 'node_hardmax_\d+' .* is not linear"
 
     net = Net()
     x = net.trunk()
@@ -928,24 +956,23 @@ def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
 
 
 def bent(kind: str, *, flatten: bool = False, nhwc: bool = False) -> tuple[onnx.ModelProto, str]:
-    """A non-linearity between two linear layers; the name of the node that an error must tell."""
+    """What cannot be held between two linear layers; the name of the node that an error must tell."""
     net = Net((8, 8))
     x = net.trunk()
     if nhwc:
         x = net.op("Transpose", x, perm=[0, 2, 3, 1])
     y = net.op("Flatten", x) if flatten else net.flat(net.op("GlobalAveragePool", x))
     y, _, _ = net.gemm(y, 8 * 16 if flatten else 8, 6)
-    if kind == "LayerNormalization":  # written out
-        centred = net.op("Sub", y, net.op("ReduceMean", y, axes=[-1], keepdims=1))
-        variance = net.op("ReduceMean", net.op("Mul", centred, centred), axes=[-1], keepdims=1)
-        root = net.op("Sqrt", net.op("Add", variance, net.store(1e-5)))
-        z = net.op("Div", centred, root)
-        blocker = "Sub"
-    elif kind == "residual":  # what crosses every path is not the first input of the Add
-        z, blocker = net.op("Add", net.op("Relu", y), y), "Add"
+    if kind == "larger":  # what crosses every path is not the first input of the Max
+        z, blocker = net.op("Max", net.op("Neg", y), y), "Max"
+    elif kind == "bilinear":  # either factor could be the gate of the other
+        z, blocker = net.op("Mul", net.op("Neg", y), y), "Mul"
+    elif kind == "grouped":  # a norm of each half
+        halves = net.op("Reshape", y, net.ints(0, 2, 3))
+        z = net.op("Div", halves, net.op("ReduceL2", halves, axes=[2], keepdims=1))
+        z, blocker = net.op("Reshape", z, net.ints(0, 6)), "ReduceL2"
     elif kind == "shrink":
-        gate = net.op("Sigmoid", y)
-        z, blocker = net.op("Div", gate, net.op("Exp", y)), "Div"
+        z, blocker = net.op("Div", net.op("Sigmoid", y), net.op("Exp", y)), "Sigmoid"
     else:
         z = net.op(kind, y)
         blocker = kind

@@ -97,6 +97,15 @@ def swap(name: str, kind: str) -> Any:
     return change
 
 
+def reread(name: str, weight: str) -> Any:
+    """Let the operator that gives ``name`` read another weight."""
+
+    def change(model: onnx.ModelProto) -> None:
+        next(n for n in model.graph.node if n.output[0] == name).input[1] = weight
+
+    return change
+
+
 CORRUPTIONS: dict[str, tuple[Any, Any, str]] = {
     "trunk": (lambda: networks.tail("Flatten", "Gemm"), scale("weight_1", 1.01), "conv"),
     "normalisation": (lambda: networks.tail("Flatten", "Gemm"), scale("simmap/scale", 1.01), "conv"),
@@ -117,6 +126,14 @@ CORRUPTIONS: dict[str, tuple[Any, Any, str]] = {
         reorder("parts", [0, 3, 2, 1]),
         "parts",
     ),
+    "gate": (networks.gated, scale("simmap/tail/step0/matrix", 1.01), "embedding"),
+    "gate of the parts": (networks.gated, swap("simmap/tail/step1/parts", "Add"), "parts"),
+    "weights of the parts": (
+        networks.gated,
+        reread("simmap/tail/step0/linear_parts", "simmap/tail/step2/matrix"),
+        "parts",
+    ),
+    "attention": (networks.attended, swap("simmap/place_parts", "Sub"), "parts"),
     "not a number": (lambda: networks.tail("Flatten", "Gemm"), scale("simmap/head", np.nan), "embedding"),
     "infinite": (lambda: networks.tail("Flatten", "Gemm"), scale("weight_1", np.inf), "conv"),
 }

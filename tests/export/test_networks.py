@@ -76,7 +76,7 @@ CASES = [
     Case("timm", "resnet10t", features, pooling="gem"),
     Case("timm", "tf_efficientnet_lite0", features),
     Case("timm", "convnext_atto", features, pooling="avgmax"),
-    Case("timm", "mobilenetv3_small_050", features),
+    Case("timm", "mobilenetv3_small_050", features, arguments=(("embedding", "pooled"),)),
     Case("timm", "vit_tiny_patch16_224", patches, size=224, arguments=(("pool", "avg"),)),
 ]
 

@@ -5,6 +5,7 @@ import pytest
 from scenes import class_maps, geometry, plain
 
 from simmap.engine.analysis.classes import ClassMaps
+from simmap.engine.decompose import View
 from simmap.engine.figures import classes as module
 from simmap.engine.figures.classes import ClassFigure
 from simmap.engine.figures.grid import Grid, Row, grid
@@ -18,9 +19,9 @@ def drawn(
     """What the figure asks the grid for."""
     kept: list[tuple[list[Row], Options, str]] = []
 
-    def spy(rows: list[Row], own: Options, *, heading: str, total: str) -> Grid:
+    def spy(rows: list[Row], own: Options, *, heading: str, total: str, view: View) -> Grid:
         kept.append((rows, own, heading))
-        return grid(rows, own, heading=heading, total=total)
+        return grid(rows, own, heading=heading, total=total, view=view)
 
     monkeypatch.setattr(module, "grid", spy)
     ClassFigure(maps, "name", options).picture()

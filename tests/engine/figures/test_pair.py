@@ -7,7 +7,7 @@ from scenes import pair
 from simmap.engine.figures import layout
 from simmap.engine.figures import pair as module
 from simmap.engine.figures.links import Link
-from simmap.engine.figures.pair import PairFigure
+from simmap.engine.figures.pair import PairFigure, caption_of
 from simmap.engine.options import Options
 from simmap.engine.results import Pair
 
@@ -147,3 +147,20 @@ def test_a_fixed_scale_is_of_the_pair_and_not_of_the_point() -> None:
     lower = slice(len(free) * 6 // 10, None)
     np.testing.assert_array_equal(free[lower], fixed[lower])
     assert (free != fixed).any()
+
+
+@pytest.mark.parametrize(
+    ("total", "residual", "score", "caption"),
+    [
+        (0.8, None, 0.8, "the map sums to 0.800"),
+        (0.6, 0.2, 0.8, "the map sums to 0.600 (75% of the score), no place owns 0.200"),
+        (0.32, 0.48, 0.8, "the map sums to 0.320 (only 40% of the score), no place owns 0.480"),
+        (-0.3, -0.3, -0.6, "the map sums to -0.300 (50% of the score), no place owns -0.300"),
+        (0.9, -0.3, 0.6, "the map sums to 0.900 (150% of the score), no place owns -0.300"),
+        (0.3, -0.28, 0.02, "the map sums to 0.300 (the score is near 0), no place owns -0.280"),
+    ],
+)
+def test_a_caption_says_which_share_of_the_score_a_map_carries(
+    total: float, residual: float | None, score: float, caption: str
+) -> None:
+    assert caption_of(total, residual, score) == caption

@@ -23,7 +23,7 @@ from simmap.engine.types import Box
 
 NAMES = (
     "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "letterbox_bgr", "crop",
-    "max_affine", "shipped",
+    "max_affine", "gated", "attention", "shipped",
 )  # fmt: skip
 # On cell edges and off them, over the photo's edge, overlapping; and drawn as a mask.
 REGIONS = {
@@ -137,7 +137,7 @@ def test_the_whole_photo_as_a_region_is_the_whole_image_search(
     for hit in whole.hits:
         # No place owns what a bias gives, so no region has it.
         assert parts[hit.path] == pytest.approx(hit.score - rest[hit.path], abs=1e-5)
-    if engine.contract.bias is None:
+    if engine.contract.bias is None and engine.contract.rest == "constant":
         assert [hit.path for hit in whole.hits] == [hit.path for hit in region.hits]
         assert whole.hits[0].score == pytest.approx(1, abs=1e-6)
 

@@ -55,7 +55,7 @@ def conv(
     return nodes, weights
 
 
-def inverted_residual(*, head: bool = False, opset: int = 17) -> onnx.ModelProto:
+def inverted_residual(*, head: bool = False, gated: bool = False, opset: int = 17) -> onnx.ModelProto:
     """A small MobileNetV2: every way in which its layers are joined, 40,000 weights."""
     rng = np.random.default_rng(0)
     layers = [
@@ -88,11 +88,13 @@ def inverted_residual(*, head: bool = False, opset: int = 17) -> onnx.ModelProto
         weights.append(numpy_helper.from_array(rng.normal(size=(24, 64)).astype(np.float32), "head_w"))
         weights.append(numpy_helper.from_array(rng.normal(size=24).astype(np.float32), "head_b"))
         dimension = 24
+    if gated:
+        nodes.append(helper.make_node("HardSwish", ["y"], ["z"]))
     graph = helper.make_graph(
         nodes,
         "net",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("z" if head else "y", TensorProto.FLOAT, ["N", dimension])],
+        [helper.make_tensor_value_info("z" if head or gated else "y", TensorProto.FLOAT, ["N", dimension])],
         weights,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
@@ -142,12 +144,20 @@ def to_int8(source: onnx.ModelProto, output: Path, folder: Path, **fidelity: flo
     return run_export(source, output, precision="int8", calibrate=str(folder), fidelity=required)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["no head", "affine head"])
+@pytest.fixture(
+    scope="module", params=[{}, {"head": True}, {"gated": True}], ids=["no head", "affine head", "gated tail"]
+)
 def pair(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The same network as float32 and as int8."""
     out = tmp_path_factory.mktemp("out")
-    model = inverted_residual(head=request.param)
+    model = inverted_residual(**request.param)
     return run_export(model, out / "fp32.onnx"), to_int8(model, out / "int8.onnx", folder)
+
+
+def same_network(report: Report) -> onnx.ModelProto:
+    """The source of an artifact of ``pair``, built again."""
+    head = report.contract.head
+    return inverted_residual(head=head == "affine", gated=head == "gated")
 
 
 def held_out(report: Report, folder: Path) -> list[Path]:
@@ -232,8 +242,7 @@ def test_weights_are_stored_as_int8_and_the_integer_kernels_run(pair: Any, tmp_p
 
 def test_the_same_photos_give_the_same_file(pair: Any, folder: Path, tmp_path: Path) -> None:
     _, small = pair
-    head = small.contract.head == "affine"
-    again = to_int8(inverted_residual(head=head), tmp_path / "int8.onnx", folder)
+    again = to_int8(same_network(small), tmp_path / "int8.onnx", folder)
     one, two = (onnx.load(str(report.path)) for report in (small, again))
     assert one.graph == two.graph
     assert again.contract.fingerprint == small.contract.fingerprint
@@ -241,8 +250,7 @@ def test_the_same_photos_give_the_same_file(pair: Any, folder: Path, tmp_path: P
 
 def test_each_precision_has_a_fingerprint_of_its_own(pair: Any, tmp_path: Path) -> None:
     full, small = pair
-    head = small.contract.head == "affine"
-    half = run_export(inverted_residual(head=head), tmp_path / "fp16.onnx", precision="fp16")
+    half = run_export(same_network(small), tmp_path / "fp16.onnx", precision="fp16")
     assert len({report.contract.fingerprint for report in (full, half, small)}) == 3
 
 

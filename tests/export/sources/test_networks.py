@@ -1,5 +1,6 @@
 """Networks of torchvision and timm: built, and their feature map found in the exported graph."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from simmap.export.recipe import load_recipe
 from simmap.export.sources.networks import build
 from simmap.export.sources.running import example_batch, forward
 from simmap.export.sources.source import Source, open_source
-from simmap.export.surgery.analysis import Exposure
+from simmap.export.surgery.exposure import Exposure
 
 
 def found(kind: str, name: str, size: int | list[int] = 64, **options: Any) -> tuple[Source, Exposure]:
@@ -103,10 +104,75 @@ def test_a_layer_that_gives_no_map_is_refused() -> None:
         forward(network, example_batch(1, (64, 64)))
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet50_clip"])
-def test_class_tokens_and_attention_pooling_are_refused(name: str) -> None:
-    with pytest.raises(ExportError, match=r"is one token .*, not a sum over places; .*--pool avg"):
-        found("timm", name, 224)
+def reset(name: str, images: Any, weights: Path) -> Any:
+    """What timm's own call gives with ``num_classes=0``, of some weights."""
+    network = timm.create_model(name)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    network.reset_classifier(0)
+    with torch.no_grad():
+        return network.eval()(torch.from_numpy(images)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "kept"),
+    [
+        ("vit_tiny_patch16_224", 192, 1000),
+        ("vit_base_patch32_clip_quickgelu_224", 768, 512),  # its projection
+        ("resnet50_clip", 2048, 1024),
+    ],
+)
+def test_tokens_come_as_by_timm_without_the_last_layer_and_with_it_as_output(
+    name: str, size: int, kept: int, tmp_path: Path
+) -> None:
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "weights.pth")
+    images = example_batch(1, (224, 224))
+    network = build("timm", name, weights=tmp_path / "weights.pth")
+    assert any(f"to {kept} features, is left out" in note for note in network.notes)
+    output = forward(network, images)["output"]
+    assert output.shape == (1, size)
+    np.testing.assert_allclose(output, reset(name, images, tmp_path / "weights.pth"), atol=1e-5)
+    whole = build("timm", name, weights=None, embedding="output")
+    assert forward(whole, images)["output"].shape == (1, kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling", "shape", "dimension"),
+    [
+        ("vit_tiny_patch16_224", "token", (192, 14, 14), 192),
+        ("resnet50_clip", "attention", (2048, 7, 7), 2048),
+    ],
+)
+def test_tokens_are_found(name: str, pooling: str, shape: tuple[int, ...], dimension: int) -> None:
+    _, exposure = found("timm", name, 224)
+    assert (exposure.pooling, exposure.shape, exposure.dimension) == (pooling, shape, dimension)
+
+
+def test_a_class_token_of_torchvision_is_found_before_the_classifier() -> None:
+    _, exposure = found("torchvision", "vit_b_32", 224)
+    assert (exposure.pooling, exposure.shape, exposure.tail) == ("token", (768, 7, 7), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            {"conv_layer": "norm"},
+            "class token, not a pooling of 'norm'; add --pool avg",
+        ),
+        ("resnet50_clip", {"conv_layer": "stages"}, "by attention weights, not a pooling of 'stages'"),
+        ("vit_tiny_patch16_224", {"dynamic": True}, "position embeddings fix the number of its patches"),
+    ],
+)
+def test_what_tokens_do_not_allow_is_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        found("timm", name, 224, **options)
+
+
+def test_attention_pooling_has_no_pooled_feature() -> None:
+    source, _ = found("timm", "resnet50_clip", 224)
+    with pytest.raises(ExportError, match="by attention weights, head by head"):
+        replace(source, embedding="pooled").exposure()
 
 
 def test_patch_tokens_are_pooled_as_a_map() -> None:
@@ -140,7 +206,9 @@ def test_lite0_weights_map_in_order() -> None:
     assert (network.mean, network.std, network.kernel) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
     given = torch.load(path, weights_only=True)
     loaded = network.module.state_dict()
-    for (_, value), (_, tensor) in zip(given.items(), loaded.items(), strict=True):
+    # The classifier, a matrix and a bias, is taken off once all is loaded.
+    assert len(loaded) == len(given) - 2
+    for value, tensor in zip(given.values(), loaded.values(), strict=False):
         torch.testing.assert_close(tensor, value, rtol=0, atol=0)
 
 

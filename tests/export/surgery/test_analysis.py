@@ -16,6 +16,8 @@ from simmap.engine.errors import ExportError
 from simmap.engine.runtime.session import open_session
 from simmap.export.exporter import export
 from simmap.export.recipe import load_recipe
+from simmap.export.surgery.analysis import analyse
+from simmap.export.surgery.graph import Graph, load_onnx
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
@@ -111,12 +113,13 @@ def offers_of(message: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("flatten", "nhwc"), [(False, False), (True, False), (True, True)])
-@pytest.mark.parametrize("kind", ["Relu", "HardSwish", "LayerNormalization", "residual", "shrink"])
+@pytest.mark.parametrize("kind", ["Sigmoid", "Softmax", "larger", "bilinear", "grouped", "shrink"])
 def test_offers_work_when_followed(kind: str, flatten: bool, nhwc: bool, tmp_path: Path) -> None:
     model, blocker = networks.bent(kind, flatten=flatten, nhwc=nhwc)
     path = write(model, tmp_path)
     with pytest.raises(
-        ExportError, match=rf"node {blocker} 'node_{blocker.lower()}_\d+' .* is not affine"
+        ExportError,
+        match=rf"node {blocker} 'node_{blocker.lower()}_\d+' .* is not linear",
     ) as error:
         run_export(path, tmp_path / "out.onnx")
     offers = offers_of(str(error.value))
@@ -135,8 +138,8 @@ def test_offers_work_when_followed(kind: str, flatten: bool, nhwc: bool, tmp_pat
 def test_offer_right_behind_the_pool_is_one(tmp_path: Path) -> None:
     net = Net()
     x = net.trunk()
-    out = net.op("Relu", net.op("GlobalAveragePool", x), to="bent")
-    with pytest.raises(ExportError, match=r"Relu 'node_bent'") as error:
+    out = net.op("Softplus", net.op("GlobalAveragePool", x), to="bent")
+    with pytest.raises(ExportError, match=r"Softplus 'node_bent'") as error:
         run_export(write(net.done(net.flat(out)), tmp_path), tmp_path / "out.onnx")
     for number, offer in enumerate(offers_of(str(error.value))):
         report = run_export(tmp_path / "source.onnx", tmp_path / f"{number}.onnx", **offer)
@@ -144,7 +147,7 @@ def test_offer_right_behind_the_pool_is_one(tmp_path: Path) -> None:
 
 
 def test_embedding_by_the_name_of_a_node(tmp_path: Path) -> None:
-    model, _ = networks.bent("Relu")
+    model, _ = networks.bent("Sigmoid")
     gemm = next(n for n in model.graph.node if n.op_type == "Gemm")
     report = run_export(write(model, tmp_path), tmp_path / "out.onnx", embedding=gemm.name)
     assert report.contract.dimension == 6
@@ -167,7 +170,7 @@ def test_norm_over_places_is_no_final_norm(tmp_path: Path) -> None:
             y = net.op(kind, y, axis=-1, p=2)
         else:
             y = net.op("Div", y, net.op("ReduceL2", y, axes=[2, 3], keepdims=1))
-        with pytest.raises(ExportError, match="is not affine"):
+        with pytest.raises(ExportError, match="is not linear even with its gates held"):
             run_export(write(net.done(net.flat(y)), tmp_path), tmp_path / "out.onnx")
 
 
@@ -356,20 +359,17 @@ def test_light_graphs_exposed(name: str, tmp_path: Path) -> None:
     close(found["pooled"], found["conv"].mean(axis=(2, 3), dtype=np.float64), 1e-5)
 
 
-LIGHT_REFUSED = {"vgg19": "n39", "bvlc_alexnet": "n17", "zfnet512": "n17"}
-
-
-@pytest.mark.parametrize("name", LIGHT_REFUSED)
-def test_light_graphs_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "side"), [("vgg19", 7), ("bvlc_alexnet", 6), ("zfnet512", 6)])
+def test_light_graphs_with_gates_between_dense_layers(name: str, side: int, tmp_path: Path) -> None:
+    # Flatten, then Gemm and Relu twice: the classifier is left behind, the gates are kept.
     path = LIGHT / f"light_{name}.onnx"
-    with pytest.raises(ExportError, match=rf"light_{name}\.onnx: node Relu '{LIGHT_REFUSED[name]}'") as error:
-        run_export(path, tmp_path / "out.onnx")
-    assert not (tmp_path / "out.onnx").exists()
-    cut, pool = offers_of(str(error.value))
-    report = run_export(path, tmp_path / "pool.onnx", **pool)
-    side = {"vgg19": 7, "bvlc_alexnet": 6, "zfnet512": 6}[name]
-    assert report.contract.pooling == "avg" and report.contract.grid_height == side
-    assert report.contract.dimension == report.contract.channels == {"bvlc_alexnet": 256}.get(name, 512)
+    exposure = analyse(Graph(load_onnx(path), name=path.name, size=None))
+    assert exposure.pooling == "flatten" and exposure.shape[1:] == (side, side)
+    assert exposure.gated is not None and exposure.gated.dimension == (1024 if name == "zfnet512" else 4096)
+    assert [s.rule for s in exposure.gated.steps if not s.is_linear] == ["gate", "gate"]
     if name == "bvlc_alexnet":
-        report = run_export(path, tmp_path / "cut.onnx", **cut)
-        assert (report.contract.pooling, report.contract.dimension) == ("flatten", 4096)
+        report = run_export(path, tmp_path / "out.onnx")
+        contract = report.contract
+        assert (contract.head, contract.rest, contract.dimension) == ("gated", "image", 4096)
+        report = run_export(path, tmp_path / "pool.onnx", conv_layer=exposure.conv, pool="avg")
+        assert report.contract.dimension == report.contract.channels == 256

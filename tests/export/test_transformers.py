@@ -1,0 +1,259 @@
+"""Embeddings that are read from a class token: artifacts against PyTorch by hooks in float64."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tiny_transformers import FAMILIES, direct_effect, size_of
+
+from checks import MEAN, STD, close, photos, run_artifact, run_export
+from common import PHOTOS, ROOT, Simmap
+from simmap.engine import Engine, decompose
+from simmap.engine.errors import SimmapError
+from simmap.engine.images.preprocess import preprocess
+from simmap.engine.runtime.session import Session, open_session
+from simmap.export.exporter import export
+from simmap.export.recipe import load_recipe
+
+
+def by_torch(family: str, output: Path, **flags: Any) -> Session:
+    """Export a family's network from PyTorch and open the artifact."""
+    height, width = size_of(family)
+    settings = {
+        "module": f"tiny_transformers:{family}",
+        "size": f"{height}x{width}",
+        "mean": list(MEAN),
+        "std": list(STD),
+    }
+    report = export(load_recipe(None, {**settings, **flags}), output, trust=True)
+    return open_session(report.path, device="cpu")
+
+
+def plain_onnx(
+    family: str, path: Path, *, opset: int = 17, free_batch: bool = True, network: Any = None
+) -> Path:
+    """The network as a third party would export it: TorchScript, nothing simplified."""
+    network = network or FAMILIES[family]()
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    buffer = io.BytesIO()
+    example = torch.zeros(1, 3, *size_of(family))
+    torch.onnx.export(
+        network,
+        (example,),
+        buffer,
+        opset_version=opset,
+        dynamo=False,
+        input_names=["x"],
+        dynamic_axes={"x": {0: "batch"}} if free_batch else None,
+    )
+    onnx.save(onnx.load_from_string(buffer.getvalue()), str(path))
+    return path
+
+
+def expected(family: str, images: Any) -> tuple[Any, Any]:
+    """Embeddings and parts of uint8 photos, the embedding before a final L2 norm."""
+    normalised = ((images / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2)
+    return direct_effect(FAMILIES[family](), normalised)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_are_what_the_patch_tokens_add_in_pytorch(family: str, tmp_path: Path) -> None:
+    # given the same network exported from PyTorch and as a plain ONNX file
+    ours = by_torch(family, tmp_path / "torch.onnx")
+    report = run_export(plain_onnx(family, tmp_path / "source.onnx"), tmp_path / "onnx.onnx")
+    theirs = open_session(report.path, device="cpu")
+    for session in (ours, theirs):
+        contract = session.contract
+        assert (contract.pooling, contract.head, contract.rest) == ("token", "gated", "image")
+        assert set(contract.outputs) == {"embedding", "parts"}
+        assert contract.parity["blocks"]["relative"] < 1e-5
+        for count in (1, 3):
+            images = photos(session, count)
+            embedding, parts = expected(family, images)
+            grid = (contract.grid_height, contract.grid_width)
+            # when the artifact runs
+            found = run_artifact(session, images)
+            # then its parts are those of the definition
+            close(found["parts"], parts.reshape(count, *grid, -1), 2e-5)
+            size = np.linalg.norm(found["embedding"], axis=1, keepdims=True)
+            if family == "openclip":  # divides by its norm at the end, which no cosine sees
+                np.testing.assert_allclose(found["embedding"] / size, embedding, atol=1e-5)
+            else:
+                close(found["embedding"], embedding, 1e-5)
+            # and they carry a share of it that would show a mistake
+            assert np.linalg.norm(parts.sum(axis=1)) > 0.1 * np.linalg.norm(found["embedding"])
+
+
+@pytest.mark.parametrize("options", [{"opset": 13}, {"free_batch": False}], ids=str)
+def test_older_and_fixed_files_give_the_same_parts(options: dict[str, Any], tmp_path: Path) -> None:
+    # opset 13 writes a norm out; a fixed batch size writes the class token down once
+    report = run_export(plain_onnx("vit", tmp_path / "source.onnx", **options), tmp_path / "out.onnx")
+    session = open_session(report.path, device="cpu")
+    images = photos(session, 3)
+    embedding, parts = expected("vit", images)
+    found = run_artifact(session, images)
+    close(found["embedding"], embedding, 1e-5)
+    close(found["parts"], parts.reshape(found["parts"].shape), 2e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of the family ``vit``, one cell for each of its 3 x 4 patches."""
+    folder = tmp_path_factory.mktemp("vit")
+    return run_export(plain_onnx("vit", folder / "source.onnx"), folder / "whole.onnx").path
+
+
+@pytest.mark.parametrize("cells", [(3, 2), (1, 4), (1, 1)])
+@pytest.mark.parametrize("family", ["vit", "deit"])
+def test_a_grid_sums_the_patches_of_each_cell(family: str, cells: tuple[int, int], tmp_path: Path) -> None:
+    cells = cells if family == "vit" else (cells[0] // 3 * 2 or 1, cells[1])
+    grid = f"{cells[0]}x{cells[1]}"
+    source = plain_onnx(family, tmp_path / "source.onnx")
+    session = open_session(run_export(source, tmp_path / "coarse.onnx", grid=grid).path, device="cpu")
+    images = photos(session, 3)
+    _, parts = expected(family, images)
+    height, width = (3, 4) if family == "vit" else (4, 4)
+    split = parts.reshape(3, cells[0], height // cells[0], cells[1], width // cells[1], -1)
+    close(run_artifact(session, images)["parts"], split.sum(axis=(2, 4)), 2e-5)
+    assert (session.contract.grid_height, session.contract.grid_width) == cells
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16-cuda"])
+def test_half_precision_keeps_the_parts(precision: str, whole: Path, tmp_path: Path) -> None:
+    report = run_export(whole.parent / "source.onnx", tmp_path / "half.onnx", precision=precision)
+    assert report.size < 0.75 * whole.stat().st_size
+    session = open_session(report.path, device="cpu")
+    images = photos(session, 3)
+    embedding, parts = expected("vit", images)
+    found = run_artifact(session, images)
+    close(found["embedding"], embedding, 1e-2)
+    close(found["parts"], parts.reshape(found["parts"].shape), 1e-2)
+
+
+def test_scores_maps_and_regions_of_photos(whole: Path) -> None:
+    # given two photos and their embeddings and parts by PyTorch
+    engine = Engine(whole, device="cpu")
+    names = [PHOTOS / "buddha_a.jpg", PHOTOS / "buddha_b.jpg"]
+    pair = engine.compare(*names)
+    pixels = np.stack([preprocess(photo.pixels, engine.contract.input)[0] for photo in pair.photos])
+    embeddings, parts = expected("vit", pixels)
+    units = [e / np.linalg.norm(e) for e in embeddings]
+    rests = embeddings - parts.sum(axis=1)
+    assert pair.score == pytest.approx(units[0] @ units[1], abs=1e-5)
+    for i, j in ((0, 1), (1, 0)):
+        size = np.linalg.norm(embeddings[i])
+        values = parts[i] @ units[j] / size
+        # then the map and the residual are the score, each with its own value
+        np.testing.assert_allclose(pair.maps[i].reshape(-1), values, atol=1e-5)
+        assert pair.residuals[i] == pytest.approx(rests[i] @ units[j] / size, abs=1e-5)
+        assert pair.maps[i].sum() + pair.residuals[i] == pytest.approx(pair.score, abs=1e-5)
+        # and one inner product with a region's query is the map summed over the region
+        weights = np.linspace(0, 1, 12).reshape(3, 4)
+        image = pair.images[i]
+        query = decompose.region_query(image.parts, image.embedding, weights)
+        assert query @ units[j] == pytest.approx((weights.reshape(-1) * values).sum(), abs=1e-5)
+    # and the share of the rest is what the export stored
+    shares = [rest @ e / (e @ e) for rest, e in zip(rests, embeddings, strict=True)]
+    assert engine.contract.parity["rest"]["share"] == pytest.approx(np.mean(shares), abs=1e-4)
+
+
+def test_a_large_rest_is_said(tmp_path: Path) -> None:
+    # a large class token and output biases, and small patches: the places own next to nothing
+    network = FAMILIES["vit"]()
+    with torch.no_grad():
+        network.blocks[0].attn.proj.bias *= 50
+    source = plain_onnx("vit", tmp_path / "source.onnx", network=network)
+    report = run_export(source, tmp_path / "out.onnx")
+    share = report.contract.parity["rest"]["share"]
+    assert share > 0.5
+    assert any(f"no place owns {share:.0%} of a photo's similarity" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"dynamic": True}, "position embeddings fix the number of its patches; leave --dynamic out"),
+        ({"grid": "2x2"}, r"grid is 2x2; source.onnx has 3 x 4 patches"),
+        ({"grid": "0x4"}, r"grid is \(0, 4\), must be whole numbers from 1 to 8192"),
+        (
+            {"grid": "1x1", "pool": "avg"},
+            "grid: is for a class token's patches; leave pool and conv_layer out",
+        ),
+        ({"grid": "four"}, "grid is 'four', must be like 7 or 7x7"),
+        ({"precision": "int8"}, "quantises convolutions"),
+    ],
+    ids=str,
+)
+def test_refused(flags: dict[str, Any], message: str, whole: Path, tmp_path: Path) -> None:
+    if flags.get("precision") == "int8":
+        for i in range(30):
+            shutil.copy(PHOTOS / "buddha_a.jpg", tmp_path / f"{i}.jpg")
+        flags = {**flags, "calibrate": str(tmp_path)}
+    with pytest.raises(SimmapError, match=message):
+        run_export(whole.parent / "source.onnx", tmp_path / "out.onnx", **flags)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_grid_is_for_class_tokens_alone(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 4, 4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    torch.onnx.export(network, (torch.zeros(1, 3, 32, 32),), str(tmp_path / "cnn.onnx"), dynamo=False)
+    with pytest.raises(SimmapError, match=r"grid is for embeddings that are read from a class token"):
+        run_export(tmp_path / "cnn.onnx", tmp_path / "out.onnx", grid="2x2")
+
+
+def test_the_command_line_takes_a_grid_and_says_what_no_place_owns(
+    whole: Path, simmap: Simmap, tmp_path: Path
+) -> None:
+    output = tmp_path / "coarse.onnx"
+    done = simmap("export", "--onnx", whole.parent / "source.onnx", "--grid", "1x2", "-o", output)
+    assert done.returncode == 0, done.stderr
+    message = simmap("inspect", output).stdout
+    share = open_session(output, device="cpu").contract.parity["rest"]["share"]
+    assert f"{share:.0%} of a photo's similarity with itself" in message
+    assert "48 x 1 x 2" in message
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    pair = json.loads(simmap("compare", "--model", output, *photos, "--json").stdout)
+    for values, residual in zip(pair["maps"], pair["residuals"], strict=True):
+        assert np.sum(values) + residual == pytest.approx(pair["score"], abs=1e-5)
+
+
+def test_the_rest_of_labelled_photos_can_be_measured(whole: Path, tmp_path: Path) -> None:
+    for label in ("one", "two"):
+        (tmp_path / label).mkdir()
+        for photo in PHOTOS.glob("*.jpg"):
+            shutil.copy(photo, tmp_path / label)
+    script = ROOT / "examples" / "measure_rest.py"
+    command = [sys.executable, str(script), str(whole), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    same, other = done.stdout.splitlines()
+    pair = Engine(whole, device="cpu").compare(*sorted(PHOTOS.glob("*.jpg")))
+    shares = [values.sum() / pair.score for values in pair.maps]
+    assert same.startswith(f"same class: 4 pairs, share of the score {np.median(shares):.2f} ")
+    assert other.startswith("other class: 8 pairs")
+
+
+def test_embedding_pooled_takes_the_token_before_the_projection(tmp_path: Path) -> None:
+    source = plain_onnx("clip", tmp_path / "source.onnx")
+    kept = run_export(source, tmp_path / "kept.onnx").contract
+    report = run_export(source, tmp_path / "out.onnx", embedding="pooled")
+    assert (kept.dimension, report.contract.dimension) == (32, 48)
+    session = open_session(report.path, device="cpu")
+    images = photos(session, 3)
+    embedding, parts = expected("clip", images)
+    found = run_artifact(session, images)
+    head = FAMILIES["clip"]().head
+    matrix, bias = (np.asarray(head.get_parameter(name), np.float64) for name in ("weight", "bias"))
+    close(found["embedding"] @ matrix.T + bias, embedding, 1e-5)
+    close(found["parts"].reshape(3, 16, -1) @ matrix.T, parts, 2e-5)

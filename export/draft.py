@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from simmap.engine.contract import InputSpec, Precision
+from simmap.engine.types import Array
 
 from .surgery.analysis import Exposure
 
@@ -19,6 +21,7 @@ class Draft:
         exposure: where the feature map lies in the source, and what follows it.
         spec: the input.
         precision: of ``model``.
+        reference: (H, W, D) float32, what ``parts`` are counted from; None for zero.
     """
 
     model: onnx.ModelProto
@@ -26,6 +29,16 @@ class Draft:
     exposure: Exposure
     spec: InputSpec
     precision: Precision
+    reference: Array | None = None
+
+    @property
+    def bias(self) -> Array | None:
+        """The constant rest (D,), float64: the head's own and what the reference takes from the parts."""
+        bias = self.exposure.bias
+        if self.reference is None or not self.reference.any():
+            return bias
+        total = self.reference.sum(axis=(0, 1), dtype=np.float64)
+        return np.asarray(total if bias is None else total + bias)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:

@@ -21,8 +21,8 @@ from simmap.engine.options import Options
 from simmap.engine.results import Embedded
 
 NAMES = (
-    "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "letterbox_bgr", "crop",
-    "max_affine", "shipped",
+    "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "weights_zero", "letterbox_bgr",
+    "crop", "max_affine", "shipped",
 )  # fmt: skip
 # On cell edges and off them, over the photo's edge, overlapping; and drawn as a mask.
 REGIONS = {

@@ -111,7 +111,7 @@ def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str],
     reference = source.reference(exposure)
     kind = relative.kind_of(recipe, exposure)
     if kind != "zero":
-        exposure = relative.with_parts(exposure)
+        exposure, reference = relative.with_parts(exposure, reference)
         progress(f"parts will be counted from {relative.DESCRIPTIONS[kind]}")
         if recipe.reference is None:
             notes.append(

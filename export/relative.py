@@ -23,6 +23,7 @@ from simmap.engine.types import Array, Pixels
 
 from .draft import Draft
 from .recipe import Recipe
+from .sources.reference import Reference as SourceReference
 from .surgery.affine import Affine
 from .surgery.analysis import Exposure
 from .surgery.nodes import OURS
@@ -50,12 +51,21 @@ def facts(recipe: Recipe) -> dict[str, str]:
     return {"reference": f"{Path(str(recipe.reference)).name}, {len(photos)} photos"} if photos else {}
 
 
-def with_parts(exposure: Exposure) -> Exposure:
-    """The same network with the outputs ``embedding`` and ``parts``: behind a bare pooling by ``W = I``."""
+def with_parts(exposure: Exposure, source: SourceReference) -> tuple[Exposure, SourceReference]:
+    """The same network with the outputs ``embedding`` and ``parts``: behind a bare pooling by ``W = I``.
+
+    Args:
+        exposure: of the network.
+        source: asks the source, which has no such embedding beside its pooled feature.
+    """
     if exposure.has_head:
-        return exposure
+        return exposure, source
     size = exposure.pooled_channels
-    return replace(exposure, tail=Affine(np.ones(size), np.zeros(size)))
+
+    def ask(batch: Array, ours: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+        return source(batch, {name: ours[name] for name in ("conv", "pooled")})
+
+    return replace(exposure, tail=Affine(np.ones(size), np.zeros(size))), ask
 
 
 def counted_from(draft: Draft, recipe: Recipe) -> Draft:

@@ -25,6 +25,7 @@ from simmap.engine.images.preprocess import blank, preprocess
 from simmap.engine.runtime.session import Session, open_session
 from simmap.export import gate, relative
 from simmap.export.draft import Draft
+from simmap.export.exporter import export
 from simmap.export.recipe import load_recipe
 from simmap.export.surgery.analysis import analyse
 from simmap.export.surgery.exposing import expose
@@ -186,6 +187,14 @@ def test_blank_is_the_default_where_each_place_has_weights(name: str, tmp_path: 
     asked = run_export(source, tmp_path / "asked.onnx", reference=report.contract.reference)
     assert asked.path.read_bytes() == report.path.read_bytes()
     assert not any("--reference zero" in note for note in asked.notes)
+
+
+@pytest.mark.parametrize("pool", ["avg", "max"])
+def test_a_torch_network_without_a_head_gets_parts(pool: str, tmp_path: Path) -> None:
+    recipe = {"timm": "test_resnet", "pool": pool, "size": 64, "reference": "blank"}
+    contract = export(load_recipe(None, recipe), tmp_path / "out.onnx").contract
+    assert (contract.pooling, contract.head, contract.reference) == (pool, "affine", "blank")
+    assert {"conv", "pooled", "parts - reference"} <= contract.parity.keys()
 
 
 def test_each_reference_has_its_own_fingerprint(open_artifact: Callable[[str, str], Session]) -> None:

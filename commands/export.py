@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     type=FOLDER,
     help="Photos for int8, like those of its use: a third calibrates, the others judge.",
 )
+@click.option(
+    "--reference",
+    metavar="[blank|zero|FOLDER]",
+    help="What parts are counted from: a photo of the mean colour, zero, or the mean over a folder's photos "
+    "(default: blank for a weight per place, else zero).",
+)
 @click.option("--size", metavar="SIZE", help="Of the input: 224, or HxW.")
 @click.option("--dynamic", is_flag=True, default=None, help="Accept other heights and widths too.")
 @click.option("--mean", type=RGB, metavar="r,g,b", help="Of x / 255.")
@@ -82,6 +88,7 @@ def command(
     # Before the heavy imports: a mistake in a recipe is reported at once.
     recipe = load_recipe(None if recipe_file is None else Path(recipe_file), flags)
     photos = [] if recipe.calibrate is None else [item.path for item in list_images(recipe.calibrate)[0]]
+    photos += recipe.reference_photos()
     check_not_inputs([Path(output)], [recipe_file, recipe.onnx, recipe.weights_path(), *photos])
     try:
         from simmap.export.exporter import export

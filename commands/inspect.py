@@ -30,6 +30,13 @@ def command(model: str, as_json: bool) -> None:
     print_facts(_facts(session))
 
 
+_REFERENCES = {
+    "zero": "zero",
+    "blank": "blank: parts are counted from those of a photo of the constant colour mean",
+    "images": "images: parts are counted from the mean over photos",
+}
+
+
 def _facts(session: "Session") -> list[tuple[str, str]]:
     contract = session.contract
     spec = contract.input
@@ -52,7 +59,7 @@ def _facts(session: "Session") -> list[tuple[str, str]]:
         ),
         ("pooling", contract.pooling + exponent),
         ("head", head),
-        ("reference", contract.reference),
+        ("reference", _REFERENCES[contract.reference]),
         ("embedding", f"{contract.dimension} features"),
         ("precision", contract.precision),
         ("outputs", ", ".join(contract.outputs)),

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from simmap.engine.contract import InputSpec, Precision
+from simmap.engine.types import Array
 
 from .held import as_stored
 from .surgery.exposure import Exposure
@@ -21,6 +23,7 @@ class Draft:
             tail as ``model`` stores them.
         spec: the input.
         precision: of ``model``.
+        reference: (H, W, D) float32, what ``parts`` are counted from; None for zero.
     """
 
     model: onnx.ModelProto
@@ -28,6 +31,19 @@ class Draft:
     exposure: Exposure
     spec: InputSpec
     precision: Precision
+    reference: Array | None = None
+
+    @property
+    def bias(self) -> Array | None:
+        """The constant rest (D,), float64: the head's own and what the reference takes from the parts.
+
+        None where the rest depends on the image, which then holds both.
+        """
+        bias = self.exposure.bias
+        if self.exposure.rest == "image" or self.reference is None or not self.reference.any():
+            return bias
+        total = self.reference.sum(axis=(0, 1), dtype=np.float64)
+        return np.asarray(total if bias is None else total + bias)
 
     def stored(self, model: onnx.ModelProto, precision: Precision) -> "Draft":
         """The same artifact with its graph in another precision."""

@@ -16,7 +16,7 @@ from simmap.engine.files import check_output, replacing
 from simmap.engine.runtime.session import open_session
 from simmap.engine.types import Triple
 
-from . import gate
+from . import gate, relative
 from .draft import Draft
 from .gate import Check
 from .precision import float16
@@ -114,10 +114,19 @@ def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str],
             "precision int8 quantises convolutions, and a transformer has one, for its patches, so nothing "
             "would be gained; use precision fp16 or fp16-cuda"
         )
+    reference = source.reference(exposure)
+    kind = relative.kind_of(recipe, exposure)
+    if kind != "zero":
+        exposure, reference = relative.with_parts(exposure, reference)
+        progress(f"parts will be counted from {relative.DESCRIPTIONS[kind]}")
+        if recipe.reference is None:
+            notes.append(
+                f"each place has its own weights, so parts are counted from {relative.DESCRIPTIONS[kind]}; "
+                "--reference zero changes that"
+            )
     maps = map_graph(exposure, dynamic=spec.dynamic)
     exact = Draft(expose(source.graph, exposure, spec), maps, exposure, spec, "fp32")
     progress("checking against the source at batch 1 and 3, on random and on real images")
-    reference = source.reference(exposure)
     # What is quantised is the float32 graph, so that is the one that must agree with the source.
     draft = _in_float(exact, "fp32" if recipe.precision == "int8" else recipe.precision)
     checks = []
@@ -126,10 +135,12 @@ def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str],
         checks += [replace(c, images=f"{c.images}, rounded") for c in gate.check(rounded, reference)]
     checks += gate.check(draft, reference)
     gate.require(checks, precision=draft.precision)
-    contract = _contract(draft, source, checks)
-    notes += _rest_notes(contract)
     if recipe.precision == "int8":
-        draft, contract, checks = _quantized(draft, contract, checks, source, recipe, progress)
+        draft, contract, checks = _quantized(draft, checks, source, recipe, progress)
+    else:
+        draft, checks = _counted(draft, checks, recipe)
+        contract = _contract(draft, source, checks, recipe)
+    notes += _rest_notes(contract)
     progress(f"writing {output}")
     with replacing(output, force=force) as temporary:
         _save(draft, contract, temporary)
@@ -148,7 +159,6 @@ def _in_float(exact: Draft, precision: Precision) -> Draft:
 
 def _quantized(
     full: Draft,
-    full_contract: Contract,
     full_checks: list[Check],
     source: Source,
     recipe: Recipe,
@@ -164,7 +174,8 @@ def _quantized(
     missed: list[str] = []
     with TemporaryDirectory() as folder:
         full_path, path = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        _save(full, full_contract, full_path)
+        full_final, checks = _counted(full, full_checks, recipe)
+        _save(full_final, _contract(full_final, source, checks, recipe), full_path)
         for share, model in candidates(full.model, full.spec, [item.path for item in calibration]):
             progress(
                 f"comparing with float32 on {len(held_out)} other photos, "
@@ -173,7 +184,8 @@ def _quantized(
             draft = full.stored(model, "int8")
             checks = [*full_checks, *gate.check(draft, None)]
             gate.require(checks, precision="int8")
-            contract = _contract(draft, source, checks)
+            draft, checks = _counted(draft, checks, recipe)
+            contract = _contract(draft, source, checks, recipe)
             _save(draft, contract, path)
             figures = fidelity(full_path, path, held_out)
             missed = shortfalls(figures, recipe.fidelity)
@@ -186,6 +198,16 @@ def _quantized(
         f"int8 is too far from float32 on {len(held_out)} photos: {', '.join(missed)}; calibrate on more "
         "photos, lower the recipe's fidelity, or use precision fp16; nothing was written"
     )
+
+
+def _counted(draft: Draft, checks: list[Check], recipe: Recipe) -> tuple[Draft, list[Check]]:
+    """The artifact with its parts counted from the recipe's reference, and all that it was checked for."""
+    counted = relative.counted_from(draft, recipe)
+    if counted is draft:
+        return draft, checks
+    more = gate.check_reference(draft, counted)
+    gate.require(more, precision=draft.precision)
+    return counted, [*checks, *more]
 
 
 def _save(draft: Draft, contract: Contract, path: Path) -> None:
@@ -217,7 +239,7 @@ def _input_spec(recipe: Recipe, source: Source) -> tuple[InputSpec, list[str]]:
     return InputSpec(height=height, width=width, dynamic=recipe.dynamic, **chosen), notes
 
 
-def _contract(draft: Draft, source: Source, checks: list[Check]) -> Contract:
+def _contract(draft: Draft, source: Source, checks: list[Check], recipe: Recipe) -> Contract:
     exposure, spec = draft.exposure, draft.spec
     channels, height, width = exposure.shape
     settings: dict[str, Any] = {
@@ -225,7 +247,7 @@ def _contract(draft: Draft, source: Source, checks: list[Check]) -> Contract:
         "p": exposure.p,
         "eps": exposure.eps,
         "head": exposure.head,
-        "bias": None if exposure.bias is None else encode_bias(exposure.bias),
+        "bias": None if draft.bias is None else encode_bias(draft.bias),
         "precision": draft.precision,
     }
     parity: dict[str, dict[str, float]] = gate.summary(checks)
@@ -238,12 +260,13 @@ def _contract(draft: Draft, source: Source, checks: list[Check]) -> Contract:
         grid_height=height,
         grid_width=width,
         fingerprint=fingerprint(draft.model, spec, settings),
-        source=source.facts,
+        source=source.facts | relative.facts(recipe),
         versions={
             name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)
         },
         parity=parity,
         rest=exposure.rest,
+        reference=relative.kind_of(recipe, exposure),
         **settings,
     )
 

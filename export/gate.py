@@ -94,6 +94,38 @@ def check(draft: Draft, reference: Reference | None) -> list[Check]:
     return checks
 
 
+def check_reference(plain: Draft, draft: Draft) -> list[Check]:
+    """Hold an artifact whose parts are counted from a reference against the same one counted from zero.
+
+    Args:
+        plain: with the parts counted from zero; has passed ``check``.
+        draft: with ``reference``.
+
+    Raises:
+        ExportError: the artifact does not run.
+    """
+    assert draft.reference is not None
+    before, after = _open(plain.model), _open(draft.model)
+    names = ["embedding", "parts"]
+    checks: list[Check] = []
+    for images, batch in _batches(draft.spec, (draft.spec.height, draft.spec.width)):
+        try:
+            embedding, parts = before.run(names, {"image": batch})
+            same_embedding, relative_parts = after.run(names, {"image": batch})
+        except Exception as error:
+            raise ExportError(f"the artifact fails at batch {len(batch)}: {one_line(error)}") from error
+        checks.append(_compare("embedding, any reference", images, same_embedding, embedding, 0.0))
+        expected = parts.astype(np.float64) - draft.reference
+        checks.append(_compare("parts - reference", images, relative_parts, expected, SUM_TOLERANCE))
+        if draft.exposure.rest == "image":
+            continue  # which is what the sum lacks
+        total = relative_parts.sum(axis=(1, 2), dtype=np.float64)
+        if draft.bias is not None:
+            total += draft.bias
+        checks.append(_compare("embedding = sum(parts)", images, embedding, total, SUM_TOLERANCE))
+    return checks
+
+
 def _open(model: onnx.ModelProto) -> Any:
     try:
         return cpu_session(model.SerializeToString())

@@ -20,6 +20,7 @@ from simmap.engine.types import Triple
 SourceKind = Literal["torchvision", "timm", "module", "onnx"]
 SOURCES: tuple[SourceKind, ...] = ("torchvision", "timm", "module", "onnx")
 PACKAGE = "package:"
+REFERENCES = ("blank", "zero")  # any other is a folder
 # More than so many photos to calibrate on and to judge by add time and no knowledge.
 MOST_CALIBRATION, MOST_HELD_OUT = 128, 512
 LEAST_PHOTOS = 30
@@ -80,6 +81,9 @@ class Recipe:
         calibrate: folder of photos for ``precision: int8``, the kind that the network will see; relative
             paths of a recipe start at the recipe. A third calibrates, the others judge.
         fidelity: what ``int8`` must reach.
+        reference: what parts are counted from: ``zero``, ``blank`` (a photo of the constant colour mean), or
+            a folder, for the mean parts of its photos; relative paths of a recipe start at the recipe. By
+            default ``blank`` for poolings ``weights`` and ``flatten``, else ``zero``.
     """
 
     torchvision: str | None = None
@@ -103,6 +107,7 @@ class Recipe:
     precision: Precision = "fp32"
     calibrate: str | None = None
     fidelity: Fidelity = field(default_factory=Fidelity)
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse invalid values, by the name of the field (ConfigError)."""
@@ -130,6 +135,8 @@ class Recipe:
             raise ConfigError(f"crop_fraction is {self.crop_fraction}, must be above 0 and at most 1")
         if self.p is not None and (self.pool != "gem" or not 0 < self.p < math.inf):
             raise ConfigError(f"p is {self.p}; it is the finite exponent above 0 of pool: gem")
+        if self.reference == "":
+            raise ConfigError("reference is empty, must be blank, zero or a folder of photos")
         if self.precision == "int8" and self.calibrate is None:
             raise ConfigError("precision int8 needs photos like those of its use: give --calibrate FOLDER")
         if self.precision != "int8" and self.calibrate is not None:
@@ -165,6 +172,19 @@ class Recipe:
             raise ConfigError(f"weights: the package {package!r} has no file {file[:80]!r}")
         return path
 
+    def reference_photos(self) -> list[str]:
+        """Paths of the photos of the folder ``reference``; none for ``blank`` and ``zero``.
+
+        Raises:
+            ConfigError: there is no such folder, or it has no photos.
+        """
+        if self.reference is None or self.reference in REFERENCES:
+            return []
+        try:
+            return [item.path for item in find_images(self.reference)]
+        except ConfigError as error:
+            raise ConfigError(f"reference must be blank, zero or a folder of photos: {error}") from error
+
     def split_photos(self) -> tuple[list[Item], list[Item]]:
         """Photos of ``calibrate`` to calibrate on and to judge by, drawn by a fixed seed; none is in both.
 
@@ -190,13 +210,14 @@ def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
 
     Raises:
         ConfigError: the file cannot be read, a key, type or value is wrong, or ``calibrate`` has too few
-            photos.
+            photos, or ``reference`` is no folder of photos.
     """
     data = {} if path is None else load_yaml(path)
     if path is not None:
-        for key in ("weights", "onnx", "calibrate"):
+        for key in ("weights", "onnx", "calibrate", "reference"):
             value = data.get(key)
-            if isinstance(value, str) and not value.startswith(PACKAGE):
+            is_word = key == "reference" and value in ("", *REFERENCES)
+            if isinstance(value, str) and not value.startswith(PACKAGE) and not is_word:
                 data[key] = str(path.parent / value)
     data.update({key: value for key, value in flags.items() if value is not None})
     where = path or "export"
@@ -209,6 +230,7 @@ def load_recipe(path: Path | None, flags: Mapping[str, Any]) -> Recipe:
     recipe: Recipe = build(Recipe, data, kind="recipe", where=where)
     if recipe.calibrate is not None:
         recipe.split_photos()  # an unsuitable folder is refused before the network is built
+    recipe.reference_photos()
     return recipe
 
 

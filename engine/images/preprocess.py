@@ -39,6 +39,12 @@ def preprocess(
     return _letterbox(pixels, spec, height, width)
 
 
+def blank(spec: InputSpec, height: int, width: int) -> Pixels:
+    """A network's input of the constant colour mean: uint8 (height, width, 3) in ``spec.colour``."""
+    colour = np.clip([round(255 * mean) for mean in spec.mean], 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(colour, (height, width, 3)))
+
+
 def _in_order(pixels: Pixels, spec: InputSpec) -> Pixels:
     return np.ascontiguousarray(pixels[..., ::-1] if spec.colour == "bgr" else pixels)
 
@@ -86,9 +92,7 @@ def _letterbox(pixels: Pixels, spec: InputSpec, height: int, width: int) -> tupl
     resized_h = min(height, max(1, round(h * scale)))
     resized_w = min(width, max(1, round(w * scale)))
     top, left = (height - resized_h) // 2, (width - resized_w) // 2
-    border = np.clip([round(255 * mean) for mean in spec.mean], 0, 255).astype(np.uint8)
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = border
+    canvas = blank(spec, height, width)
     resized = resize(pixels, resized_h, resized_w, _KERNELS[spec.kernel])
     canvas[top : top + resized_h, left : left + resized_w] = _in_order(resized, spec)
     field = (

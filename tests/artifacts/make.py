@@ -32,6 +32,7 @@ ARTIFACTS: dict[str, tuple[Build, dict[str, Any]]] = {
     "max_affine": (lambda: networks.classifier(scores=None, pool="GlobalMaxPool"), {}),
     "flatten": (networks.arc_face, {}),
     "weights": (networks.mobile_face, {}),
+    "weights_zero": (networks.mobile_face, {"reference": "zero"}),
     "letterbox_bgr": (
         lambda: networks.pooled_only(size=(32, 48), stride=4),
         {"colour": "bgr", "resize": "letterbox"},

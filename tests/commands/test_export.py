@@ -109,12 +109,48 @@ def test_a_recipe_says_the_same_as_flags_and_flags_win(simmap: Simmap, folder: P
         ("module: mynets:nothing", "nothing"),
         ("module: nomodule:build", "nomodule"),
         ("onnx: none.onnx", "none.onnx: no such model file"),
+        (
+            "timm: a\nreference: blnk",
+            "reference must be blank, zero or a folder of photos: blnk: is no folder",
+        ),
+        ("timm: a\nreference: ''", "reference is empty, must be blank, zero or a folder of photos"),
     ],
 )
 def test_bad_recipes_are_named(simmap: Simmap, folder: Path, text: str, message: str) -> None:
     (folder / "r.yaml").write_text(text)
     failed(simmap("export", "r.yaml", "-o", "net.onnx"), message)
     assert left(folder) == {"r.yaml"}
+
+
+def test_a_reference_reaches_the_contract_and_the_maps(simmap: Simmap, folder: Path) -> None:
+    arguments = ["export", "--module", "mynets:build", "--size", "64", "--mean", "0.5,0.5,0.5"]
+    arguments += ["--std", "0.5,0.5,0.5"]
+    facts = {}
+    for kind, reference in (("zero", "zero"), ("blank", "blank"), ("images", str(PHOTOS))):
+        done = simmap(*arguments, "--reference", reference, "-o", f"{kind}.onnx")
+        assert done.returncode == 0, done.stderr
+        lines = simmap("inspect", f"{kind}.onnx").stdout.splitlines()
+        assert [line.split()[1].rstrip(":") for line in lines if line.startswith("reference")] == [kind]
+        facts[kind] = json.loads(simmap("inspect", f"{kind}.onnx", "--json").stdout)
+        assert facts[kind]["reference"] == kind
+        photos = sorted(PHOTOS.glob("*.jpg"))
+        compared = simmap("compare", *photos, "--model", f"{kind}.onnx", "-o", f"{kind}.png", "--json")
+        report = json.loads(compared.stdout)
+        for values, rest in zip(report["maps"], report["residuals"], strict=True):
+            assert sum(map(sum, values)) + rest == pytest.approx(report["score"], abs=1e-5)
+    assert facts["images"]["source"]["reference"] == "photos, 2 photos"
+    assert len({f["fingerprint"] for f in facts.values()}) == 3
+
+
+def test_a_photo_of_the_reference_is_not_overwritten(simmap: Simmap, folder: Path) -> None:
+    (folder / "photos").mkdir(exist_ok=True)
+    photo = folder / "photos" / "a.jpg"
+    photo.write_bytes(sorted(PHOTOS.glob("*.jpg"))[0].read_bytes())
+    before = photo.read_bytes()
+    flags = ["--module", "mynets:build", "--size", "64", "--reference", "photos", "--force"]
+    done = simmap("export", *flags, "-o", "photos/a.jpg")
+    assert done.returncode != 0 and "a.jpg" in done.stderr and done.stdout == ""
+    assert photo.read_bytes() == before
 
 
 def test_an_old_artifact_survives_whatever_goes_wrong(simmap: Simmap, folder: Path) -> None:

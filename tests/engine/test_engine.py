@@ -17,8 +17,8 @@ from simmap.engine.images.photo import Source
 from simmap.engine.options import Options
 
 NAMES = (
-    "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "letterbox_bgr", "crop",
-    "dynamic", "max_affine", "gated", "attention",
+    "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "weights_zero", "letterbox_bgr",
+    "crop", "dynamic", "max_affine", "gated", "attention",
 )  # fmt: skip
 ENGINES: dict[str, Engine] = {}
 

@@ -22,8 +22,8 @@ from simmap.engine.results import Embedded
 from simmap.engine.types import Box
 
 NAMES = (
-    "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "letterbox_bgr", "crop",
-    "max_affine", "gated", "attention", "shipped",
+    "avg", "max", "gem", "catavgmax", "affine_bias", "flatten", "weights", "weights_zero", "letterbox_bgr",
+    "crop", "max_affine", "gated", "attention", "shipped",
 )  # fmt: skip
 # On cell edges and off them, over the photo's edge, overlapping; and drawn as a mask.
 REGIONS = {

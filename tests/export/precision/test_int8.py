@@ -514,6 +514,27 @@ def test_a_weight_per_place_a_bias_and_a_dense_layer_are_exact_in_every_precisio
     assert np.abs(total - embedding).max() <= 1e-5 * np.abs(embedding).max()
 
 
+def test_an_int8_artifact_counts_its_parts_from_its_own_blank_photo(folder: Path, tmp_path: Path) -> None:
+    # given int8 artifacts whose parts count from zero, from a blank photo and from photos
+    model = networks.mobile_face(channels=40, dimension=64).model
+    found = {}
+    blank = np.full((1, 14, 10, 3), [round(255 * m) for m in (0.4, 0.5, 0.6)], dtype=np.uint8)
+    for reference in ("zero", "blank", str(folder)):
+        given = {"calibrate": str(folder), "fidelity": LENIENT, "reference": reference}
+        report = run_export(model, tmp_path / "face.onnx", precision="int8", **given)
+        session = open_session(report.path, device="cpu", threads=1)
+        parts = session.inference.run(["parts"], {"image": blank})[0]
+        found[reference] = (parts, session.contract.bias_vector)
+    # then a blank photo has no parts of its own, and the constants differ by what was subtracted
+    size = np.abs(found["zero"][0]).max()
+    assert np.abs(found["blank"][0]).max() <= 1e-6 * size
+    for reference in ("blank", str(folder)):
+        subtracted = (found["zero"][0] - found[reference][0]).sum(axis=(0, 1, 2), dtype=np.float64)
+        difference = found[reference][1] - found["zero"][1].astype(np.float64)
+        assert np.abs(difference - subtracted).max() <= 1e-5 * size * parts.shape[1] * parts.shape[2]
+        assert np.abs(subtracted).max() > 1e-3 * size
+
+
 @pytest.mark.parametrize("form", ["stored", "computed"])
 def test_a_float16_network_is_quantized_as_its_float32_self_is(
     form: str, folder: Path, tmp_path: Path

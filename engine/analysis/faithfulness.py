@@ -60,6 +60,7 @@ class Faithfulness:
         """The 95 % bootstrap interval of the mean of ``values`` (n,), one for each pair.
 
         All orders are resampled alike: percentiles 2.5 and 97.5 of the means of ``RESAMPLES`` resamples.
+        Pairs count as independent; where they share photos, the true interval is wider.
         """
         rows = np.random.default_rng(self.seed).integers(len(values), size=(RESAMPLES, len(values)))
         low, high = np.percentile(values[rows].mean(axis=1), (2.5, 97.5))

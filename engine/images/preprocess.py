@@ -42,7 +42,7 @@ def preprocess(
 def blank(spec: InputSpec, height: int, width: int) -> Pixels:
     """A network's input of the constant colour mean: uint8 (height, width, 3) in ``spec.colour``."""
     colour = np.clip([round(255 * mean) for mean in spec.mean], 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(colour, (height, width, 3)))
+    return np.full((height, width, 3), colour, np.uint8)
 
 
 def _in_order(pixels: Pixels, spec: InputSpec) -> Pixels:

@@ -16,6 +16,7 @@ from simmap.engine.places import EVERY, TOLERANCE, SumCheck, parts_of
 from simmap.engine.runtime.session import Session, open_session
 
 NAMES = sorted(path.stem for path in ARTIFACTS.glob("*.onnx"))
+IMAGE_RESTS = ("gated",)
 PHOTO = PHOTOS / "buddha_a.jpg"
 SESSIONS: dict[Path, Session] = {}
 
@@ -73,7 +74,8 @@ def test_an_image_without_a_direction_leaves_the_check_to_the_next(tmp_path: Pat
             list(engine.vectors([PHOTO]))
 
 
-@pytest.mark.parametrize("name", [*NAMES, "model"])
+# Where the rest depends on the image, it is what the sum lacks.
+@pytest.mark.parametrize("name", [*(name for name in NAMES if name not in IMAGE_RESTS), "model"])
 @given(st.integers(0, 10**6))
 def test_honest_artifacts_are_far_from_the_tolerance(name: str, seed: int) -> None:
     path = MODEL if name == "model" else ARTIFACTS / f"{name}.onnx"

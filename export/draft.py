@@ -49,7 +49,7 @@ class Draft:
         """The same artifact with its graph in another precision."""
         exposure = self.exposure
         if exposure.gated is not None:
-            exposure = replace(exposure, gated=as_stored(exposure.gated, model))
+            exposure = as_stored(exposure, exposure.gated, model)
         return replace(self, model=model, exposure=exposure, precision=precision)
 
     @property

@@ -16,26 +16,40 @@ from simmap.engine.types import Array
 from .surgery.attention import Attention
 from .surgery.carrying import weight_name
 from .surgery.elementwise import evaluate
+from .surgery.exposing import FLAT_HEAD
+from .surgery.exposure import Exposure
 from .surgery.steps import Gated, Step
 
 
-def as_stored(gated: Gated, model: onnx.ModelProto) -> Gated:
-    """The same steps with the weights that the artifact holds, rounded as they are there."""
+def as_stored(exposure: Exposure, gated: Gated, model: onnx.ModelProto) -> Exposure:
+    """The same with the weights behind the feature map that the artifact holds, rounded as they are there.
+
+    Args:
+        exposure: of the source.
+        gated: its gated tail.
+        model: the artifact's graph.
+    """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
 
+    def read(name: str) -> Array | None:
+        tensor = tensors.get(name, tensors.get(f"{name}_fp16"))
+        return None if tensor is None else numpy_helper.to_array(tensor).astype(np.float64)
+
     def weight(step: Step, name: str, value: Array | None) -> Array | None:
-        own = weight_name(step, name)
-        tensor = tensors.get(own, tensors.get(f"{own}_fp16"))
-        if value is None or tensor is None:
+        stored = read(weight_name(step, name))
+        if value is None or stored is None:
             return value
-        stored = numpy_helper.to_array(tensor).astype(np.float64)
         return stored.T if stored.ndim == 2 else stored
 
     steps = tuple(
         replace(s, matrix=weight(s, "matrix", s.matrix), bias=weight(s, "bias", s.bias)) for s in gated.steps
     )
     stored = replace(gated, steps=steps)
-    return replace(stored, bias=None if gated.bias is None else _constant_rest(stored))
+    stored = replace(stored, bias=None if gated.bias is None else _constant_rest(stored))
+    cube, tail = read(FLAT_HEAD), exposure.tail
+    if exposure.pooling == "flatten" and cube is not None and tail is not None:
+        tail = replace(tail, matrix=cube.transpose(2, 1, 0).reshape(tail.matrix.shape))
+    return replace(exposure, tail=tail, gated=stored)
 
 
 def _constant_rest(gated: Gated) -> Array:

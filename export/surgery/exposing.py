@@ -16,6 +16,8 @@ from .nodes import OURS, RESERVED, SOURCE, Nodes
 from .token_parts import BlockNodes, add_token_head
 from .tokens import Tokens, one_size
 
+# The matrices (H W, C, D) of a flattened map's places.
+FLAT_HEAD = f"{OURS}head"
 NORMALISED, NETWORK_INPUT = f"{OURS}normalised", f"{OURS}network_input"
 
 
@@ -288,7 +290,9 @@ class _Builder(Nodes):
         rows = self.constant(np.array([0, channels, places], dtype=np.int64), "flat_shape")
         flat = self.add("Reshape", ["conv", rows], "flat")
         by_place = self.add("Transpose", [flat], "by_place", perm=[2, 0, 1])  # (HW, N, C)
-        each = self.add("MatMul", [by_place, self.floats(cube, "head")], "each")  # (HW, N, D)
+        each = self.add(
+            "MatMul", [by_place, self.floats(cube, FLAT_HEAD.removeprefix(OURS))], "each"
+        )  # (HW, N, D)
         mean = self.add("Transpose", [each], "each_last", perm=[1, 2, 0])  # (N, D, HW)
         grid = self.constant(np.array([0, tail.dimension, height, width], dtype=np.int64), "grid_shape")
         cells = self.add("Reshape", [mean, grid], "cells")  # (N, D, H, W)

@@ -11,6 +11,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -543,6 +544,27 @@ def test_gates_behind_any_pooling(pooling: str, tmp_path: Path) -> None:
             each = np.einsum("dc,chw->hwd", first, hats[pooling])
         expected = (each * (held > 0)) @ second.T
         assert np.abs(found["parts"][at] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16-cuda"])
+@pytest.mark.parametrize("flatten", [False, True])
+def test_rounded_weights_before_and_behind_a_gate_pass(flatten: bool, precision: str, tmp_path: Path) -> None:
+    # given weights that float16 cannot hold, of matrices large enough to be stored so
+    net = Net()
+    x = net.trunk()
+    y = net.op("Flatten", x) if flatten else net.flat(net.op("GlobalAveragePool", x))
+    y, _, _ = net.gemm(y, 512 if flatten else 8, 256)
+    y, _, _ = net.gemm(net.op("Relu", y), 256, 256)
+    model = net.done(y)
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(value * np.float32(1.2345678), tensor.name))
+    onnx.save(model, str(tmp_path / "source.onnx"))
+    # when the artifact rounds them, then its parts are still those of the network that it stores
+    parity = run_export(tmp_path / "source.onnx", tmp_path / "out.onnx", precision=precision).contract.parity
+    assert 1e-5 < parity["embedding"]["relative"] < 1e-2
+    assert parity["parts"]["relative"] < 1e-5
 
 
 def test_gates_do_not_depend_on_the_size_of_the_input(tmp_path: Path) -> None:

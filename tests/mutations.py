@@ -102,10 +102,9 @@ def altered(draw: random.Random, data: Any) -> Any:
         elif change == "nest":
             holder[key] = [old] if draw.randrange(2) else {"x": old}
         elif isinstance(holder, dict):
-            holder[draw.choice(("x", "", "p", "bias", "rest", "\x1b[31m", "x" * 300))] = deepcopy(
-                draw.choice(VALUES)
-            )
-            if change == "rename":
+            name = draw.choice(("x", "", "p", "bias", "rest", "\x1b[31m", "x" * 300))
+            holder[name] = deepcopy(draw.choice(VALUES))
+            if change == "rename" and name != key:
                 del holder[key]
         else:
             holder.append(deepcopy(draw.choice(VALUES)))

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 INTEGERS = (
@@ -93,7 +94,7 @@ def altered(draw: random.Random, data: Any) -> Any:
         old = holder[key]
         change = draw.choice(("value", "near", "drop", "add", "rename", "nest"))
         if change == "value":
-            holder[key] = draw.choice(VALUES)
+            holder[key] = deepcopy(draw.choice(VALUES))
         elif change == "near":
             holder[key] = _near(draw, old)
         elif change == "drop":
@@ -101,11 +102,12 @@ def altered(draw: random.Random, data: Any) -> Any:
         elif change == "nest":
             holder[key] = [old] if draw.randrange(2) else {"x": old}
         elif isinstance(holder, dict):
-            holder[draw.choice(("x", "", "p", "bias", "rest", "\x1b[31m", "x" * 300))] = draw.choice(VALUES)
-            if change == "rename":
+            name = draw.choice(("x", "", "p", "bias", "rest", "\x1b[31m", "x" * 300))
+            holder[name] = deepcopy(draw.choice(VALUES))
+            if change == "rename" and name != key:
                 del holder[key]
         else:
-            holder.append(draw.choice(VALUES))
+            holder.append(deepcopy(draw.choice(VALUES)))
         if not data:
             break
     return data
@@ -120,7 +122,7 @@ def _near(draw: random.Random, value: Any) -> Any:
         return draw.choice((value * (1 + 1e-6), -value, value * 1e6, 1 / value if value else 1.0, str(value)))
     if isinstance(value, str) and value:
         return draw.choice((value[:-1], value.upper(), value + " ", value[::-1], list(value)))
-    return draw.choice(VALUES)
+    return deepcopy(draw.choice(VALUES))
 
 
 def _places(data: Any) -> Any:

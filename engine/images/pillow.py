@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -119,7 +119,8 @@ def _check_bmp(image: Any, data: bytes, name: str) -> None:
 
 
 # TIFF tags.
-_BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES, _SAMPLE_FORMAT = 258, 262, 274, 284, 339
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANES, _SAMPLE_FORMAT = 258, 262, 274, 277, 284, 339
+_LAYOUT = {_BITS, _PHOTOMETRIC, _SAMPLES, _PLANES, _SAMPLE_FORMAT}  # without them samples mean something else
 _PIECES = ((273, 279), (324, 325))  # offsets and byte counts: of strips, of tiles
 _TILE_SIDES = (322, 323)
 _SMALL_TILE = 1 << 22  # pixels
@@ -134,6 +135,9 @@ def _check_tiff(image: Any, data: bytes, name: str, max_pixels: int) -> tuple[in
     from PIL import Image
 
     tags = image.tag_v2
+    # Pillow leaves out a tag that it cannot read, and takes its default.
+    if _LAYOUT & _tags_at(data, tags.offset) - set(tags):
+        raise undecodable(name, "TIFF")
     bits = max(tags.get(_BITS, (1,)))
     if bits > 16 or image.mode in ("I", "F") or set(tags.get(_SAMPLE_FORMAT, (1,))) - {1, 4}:
         raise ImageError(
@@ -161,6 +165,16 @@ def _check_tiff(image: Any, data: bytes, name: str, max_pixels: int) -> tuple[in
     turned = tags.get(_ORIENTATION) in (5, 6, 7, 8)
     image.im = Image.new(image.mode, image.size[::-1] if turned else image.size, None).im
     return bits - 8, image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0
+
+
+def _tags_at(data: bytes, directory: int) -> set[int]:
+    """The tags of a TIFF's directory, whether their values can be read or not."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    big = int.from_bytes(data[2:4], order) == 43
+    start, size = (8, 20) if big else (2, 12)
+    count = int.from_bytes(data[directory : directory + start], order)
+    entries = data[directory + start : directory + start + size * count]
+    return {int.from_bytes(entries[at : at + 2], order) for at in range(0, len(entries), size)}
 
 
 def _rgb(image: "ImageFile", shift: int) -> Pixels:

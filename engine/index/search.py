@@ -25,6 +25,7 @@ from ..types import Array, Box
 from .store import MissingImageError, VectorStore
 
 PAGE = 256  # results whose classes are looked up at a time
+ATTEMPTS = 20  # of a search whose results others remove; a damaged index would give them for ever
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def search(
         exclude_self: leave a query's own file out.
 
     Raises:
-        StoreError: the index was made by another model, or has no labels for ``per_class``.
+        StoreError: the index was made by another model, is damaged, or has no labels for ``per_class``.
         ImageError: a query cannot be read or embedded, or its region cannot be.
         DecompositionError: nothing inside the region speaks for or against any image.
         ConfigError: a region with several queries, or ``k`` below 1.
@@ -162,7 +163,7 @@ def search_embeddings(
 
     Raises:
         DecompositionError: embeddings of another size, zero, NaN or infinite.
-        StoreError: the index has no labels for ``per_class``.
+        StoreError: the index is damaged, or has no labels for ``per_class``.
         ConfigError: ``k`` is below 1.
     """
     if embeddings.ndim != 2 or not np.issubdtype(embeddings.dtype, np.floating):
@@ -220,11 +221,15 @@ def _find(
     whole: Array | None = None,
 ) -> list[tuple[Hit, ...]]:
     """Hits for each direction; ``whole`` is the only query's unit embedding where scores are a region's."""
-    while True:
+    for _ in range(ATTEMPTS):
         # An image that another process removes between the two is no longer to be found.
         with suppress(MissingImageError):
             ranked = _rank(store, directions, k, per_class=per_class, own=own)
             return [_hits(store, ids, whole) for ids in ranked]
+    raise StoreError(
+        "the index gives images that it does not have; see what is wrong with: simmap index check INDEX, "
+        "then build it anew"
+    )
 
 
 def _rank(

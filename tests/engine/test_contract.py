@@ -122,6 +122,7 @@ def changed(change: Callable[[dict[str, Any]], None]) -> dict[str, str]:
         (lambda d: d["input"].update(height=10**400), "input.height is 1000.*, must be at least 1 and below"),
         (lambda d: d["input"].update(mean=[10**400, 0, 0]), r"input.mean\[0\] is 1000.*, which is too large"),
         (lambda d: d.update(pooling="gem", p=float("nan")), "p is nan, pooling 'gem' needs an exponent"),
+        (lambda d: d.update(pooling="gem", p=0.0), "p is 0.0, pooling 'gem' needs an exponent above 0"),
         (lambda d: d.update(pooling="gem", p=3, eps=0), "eps is 0.0, must be a number above 0"),
         (lambda d: d.update(pooling="gem", p=3, eps=float("inf")), "eps is inf, must be a number above 0"),
         (lambda d: d.update(p=3), "p or eps is given, but pooling is 'avg'"),

@@ -350,3 +350,18 @@ E3, P3 = np.ones(3), np.ones((2, 2, 3))
 def test_what_cannot_be_decomposed_is_refused_by_name(call: Any, told: str) -> None:
     with pytest.raises(DecompositionError, match=told):
         call()
+
+
+def test_the_fewest_places_of_a_small_map_and_of_none() -> None:
+    values = np.array([[0.02, -0.5], [0.05, 0.03]])  # positive: .10
+    for share, expected in ((0.5, [[0, 0], [1, 0]]), (0.6, [[0, 0], [1, 1]]), (0.9, [[1, 0], [1, 1]])):
+        assert (decompose.fewest_places(values, share) == np.array(expected, bool)).all()
+    assert not decompose.fewest_places(-np.ones((2, 3)), 0.5).any()
+
+
+def test_a_point_behind_the_last_row_or_column_is_refused() -> None:
+    parts, embedding = np.ones((2, 3, 4)), np.ones(4)
+    assert decompose.point_map(parts, embedding, parts, embedding, 1, 2).shape == (2, 3)
+    for y, x in ((2, 0), (0, 3), (-1, 0), (0, -1)):
+        with pytest.raises(DecompositionError, match="outside the map"):
+            decompose.point_map(parts, embedding, parts, embedding, y, x)

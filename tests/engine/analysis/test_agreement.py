@@ -48,3 +48,25 @@ def test_too_few_images_are_an_error() -> None:
     engine = Engine(ARTIFACTS / "avg.onnx", device="cpu")
     with pytest.raises(ConfigError, match="at least 3 images"):
         agreement(engine, engine, FILES[:2])
+
+
+def test_the_largest_map_difference_is_relative_to_the_largest_value_of_the_first_models_map() -> None:
+    engine, other = (Engine(ARTIFACTS / f"{name}.onnx", device="cpu") for name in ("avg", "crop"))
+    found = agreement(engine, other, FILES)
+    scores = np.array([[engine.compare(a, b).score for b in FILES] for a in FILES])
+    np.fill_diagonal(scores, -2)
+    expected = 0.0
+    for path, nearest in zip(FILES, scores.argmax(axis=1), strict=True):
+        pairs = [model.compare(path, FILES[nearest]) for model in (engine, other)]
+        for one, two in zip(pairs[0].maps, pairs[1].maps, strict=True):
+            expected = max(
+                expected, max(abs(a - b) for a, b in zip(one.flat, two.flat, strict=True)) / abs(one).max()
+            )
+    assert found.largest_map_difference == pytest.approx(expected, rel=1e-4) and expected > 0
+
+
+def test_a_flat_map_correlates_with_nothing() -> None:
+    flat, other = np.ones((2, 2)), np.array([[1.0, 2.0], [3.0, 5.0]])
+    assert map_correlation(flat, other) == map_correlation(other, flat) == 0
+    # Centred: (-1.75, -.75, .25, 2.25) and (-1, 0, 0, 1): 4 / sqrt(8.75 * 2).
+    assert map_correlation(other, np.array([[0.0, 1.0], [1.0, 2.0]])) == pytest.approx(4 / np.sqrt(17.5))

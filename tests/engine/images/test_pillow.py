@@ -265,3 +265,11 @@ def test_sizes_above_the_limit_of_pillow_itself_are_allowed(monkeypatch):
         assert np.array_equal(load(saved(Image.fromarray(smooth()), form)).pixels, smooth())
     compressed = saved(Image.fromarray(smooth()), "TIFF", compression="tiff_lzw")
     assert np.array_equal(load(compressed).pixels, smooth())
+
+
+@pytest.mark.parametrize("tag", [258, 262, 277])
+def test_a_tiff_with_a_tag_that_cannot_be_read_is_refused(tag):
+    data = bytearray(tiff(smooth()[..., 0]))
+    at = data.rindex(struct.pack("<HH", tag, 3))
+    data[at + 2 : at + 4] = struct.pack("<H", 99)  # a type that there is not
+    refused(bytes(data), "damaged TIFF")

@@ -89,3 +89,16 @@ def test_regions_that_cannot_be_are_named(arguments: dict[str, Any], told: str) 
 def test_a_region_that_the_crop_cut_away_is_named() -> None:
     with pytest.raises(ImageError, match="sees nothing of the region"):
         region_weights(GEOMETRIES[2], 7, 7, boxes=[(0, 0, 10, 60)])
+
+
+def test_boxes_and_a_mask_add_up() -> None:
+    mask = np.zeros((60, 100), bool)
+    mask[:30, :50] = True
+    weights = region_weights(GEOMETRIES[0], 2, 2, boxes=[(25, 0, 25, 60), (50, 30, 0.5, 30)], mask=mask)
+    # Half a column of pixels rounds to none.
+    assert weights == pytest.approx(np.array([[1, 0], [0.5, 0]]))
+
+
+def test_a_box_narrower_than_a_pixel_counts_its_share() -> None:
+    weights = region_weights(GEOMETRIES[0], 1, 2, boxes=[(10, 0, 0.5, 60)])
+    assert weights == pytest.approx(np.array([[0.01, 0]]))

@@ -15,7 +15,7 @@ import pytest
 from index_common import ENGINE, D, Run, add, content, entry, files, header, states, units
 
 from common import ARTIFACTS
-from simmap.engine import Engine
+from simmap.engine import Engine, search_embeddings
 from simmap.engine.errors import DecompositionError, StoreError
 from simmap.engine.index import embedded
 from simmap.engine.index.check import check_index
@@ -332,3 +332,24 @@ def test_a_compaction_without_room_is_put_off(disk: Path, tmp_path: Path, monkey
     add(target, 1, "new")
     assert sorted(files(target.path)) == [DATABASE, "vectors-2.f32"]
     assert content(Index(target.path)).keys() == {*names[160:], "new"}
+
+
+def test_an_image_that_is_neither_live_nor_dead_ends_a_search(made: Index) -> None:
+    add(made, 0, "a", "b", "c")
+    with closing(sqlite3.connect(made.path / DATABASE)) as connection:
+        connection.execute("UPDATE images SET dead = 0 WHERE id = ?", (b"b",))
+        connection.commit()
+    with pytest.raises(
+        StoreError, match="images that it does not have; see what is wrong with: simmap index check"
+    ):
+        search_embeddings(Index(made.path), units(0, 1), 3)
+
+
+@pytest.mark.parametrize("column", ["height", "mtime_ns", "checksum"])
+def test_infinity_in_the_database_is_damage(made: Index, column: str) -> None:
+    add(made, 0, "a")
+    with closing(sqlite3.connect(made.path / DATABASE)) as connection:
+        connection.execute(f"UPDATE images SET {column} = ?", (float("inf"),))
+        connection.commit()
+    with pytest.raises(StoreError, match="is damaged"):
+        made.entries()

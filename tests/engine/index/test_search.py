@@ -307,9 +307,13 @@ def test_what_cannot_be_searched_for_is_told(
         search_embeddings(index, np.ones((1, 1280), np.int64))
     with pytest.raises(ConfigError, match=r"none\.npy: no such file"):
         read_embeddings(tmp_path / "none.npy")
-    (tmp_path / "bad.npy").write_bytes(b"not numpy")
-    with pytest.raises(ConfigError, match=r"bad\.npy: is no \.npy file"):
-        read_embeddings(tmp_path / "bad.npy")
+    np.save(tmp_path / "cut.npy", np.ones((1, 8)))
+    whole = (tmp_path / "cut.npy").read_bytes()
+    # NumPy reads a header as Python: here a bracket that is never closed.
+    for data in (b"not numpy", whole.replace(b"(1, 8)", b"((1, 8"), whole.replace(b"8)", b"\0)")):
+        (tmp_path / "bad.npy").write_bytes(data)
+        with pytest.raises(ConfigError, match=r"bad\.npy: is no \.npy file"):
+            read_embeddings(tmp_path / "bad.npy")
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
     with pytest.raises(ConfigError, match=r"words\.npy: must hold one array of floats"):
         read_embeddings(tmp_path / "words.npy")

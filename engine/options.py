@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
-from .schema import build, load_yaml
+from .schema import build, load_yaml, shortened
+
+MOST_THREADS = 1024
+LARGEST_SIDE = 8192  # pixels of a network's input
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,20 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse invalid values, by name (ConfigError)."""
         checks = {
-            "threads": (self.threads >= 0, "0 or more"),
-            "workers": (self.workers >= 0, "0 or more"),
+            "threads": (0 <= self.threads <= MOST_THREADS, f"from 0 to {MOST_THREADS}"),
+            "workers": (0 <= self.workers <= MOST_THREADS, f"from 0 to {MOST_THREADS}"),
             "max_pixels": (self.max_pixels >= 1, "1 or more"),
-            "size": (self.size is None or min(self.size) >= 1, "two whole numbers of 1 or more"),
+            "size": (
+                self.size is None or 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE,
+                f"two whole numbers from 1 to {LARGEST_SIDE}",
+            ),
             "panel_height": (32 <= self.panel_height <= 4096, "between 32 and 4096 pixels"),
             "opacity": (0 < self.opacity <= 1, "above 0 and at most 1"),
             "scale": (self.scale is None or 0 < self.scale < math.inf, "a number above 0"),
         }
         for name, (valid, rule) in checks.items():
             if not valid:
-                raise ConfigError(f"{name} is {getattr(self, name)}, must be {rule}")
+                raise ConfigError(f"{name} is {shortened(getattr(self, name))}, must be {rule}")
 
 
 def load_options(path: str | Path, **overrides: Any) -> Options:

@@ -1,16 +1,21 @@
 """YAML: options and recipes, or one line, soon."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from fuzzing import fuzzed, trial
 from mutations import altered, garbled
 
-from common import ROOT
+from common import ARTIFACTS, ROOT
+from simmap.engine import Engine, PairFigure
 from simmap.engine.errors import ConfigError
-from simmap.engine.options import Options, load_options
+from simmap.engine.options import load_options
+
+GREY = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3) // 2
 
 OPTIONS = (ROOT / "configs" / "engine.yaml").read_text()
 RECIPE = (ROOT / "configs" / "efficientnet_lite0.yaml").read_text()
@@ -43,7 +48,10 @@ def test_spoilt_options(draw: random.Random, path: Path) -> None:
     data = spoilt(draw, OPTIONS)
     path.write_bytes(data)
     with trial("yaml", **{"options.yaml": data}):
-        assert isinstance(load_options(path), Options)
+        options = replace(load_options(path), model=str(ARTIFACTS / "dynamic.onnx"), cache=False)
+        if options.size is None or options.size[0] * options.size[1] < 1_000_000:
+            with Engine(options=options) as engine:
+                PairFigure(engine.compare(GREY, GREY + 50), options=options).picture()
 
 
 @fuzzed(tries=300)

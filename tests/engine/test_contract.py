@@ -239,3 +239,16 @@ def test_the_poolings_of_a_contract_are_those_of_the_arithmetic_and_of_the_graph
 def test_files_without_a_contract_say_what_is_missing(metadata: dict[str, str], told: str) -> None:
     with pytest.raises(ArtifactError, match=told):
         Contract.from_metadata(metadata, name="net.onnx")
+
+
+def test_what_an_input_leaves_out_is_imagenets() -> None:
+    assert InputSpec(height=1, width=2) == InputSpec(
+        1, 2, False, "rgb", "squash", "area", 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
+    with pytest.raises(AttributeError):
+        InputSpec(height=1, width=2).height = 3  # type: ignore[misc]
+
+
+def test_a_crop_may_keep_the_whole_shorter_side() -> None:
+    whole = replace(PLAIN, input=replace(PLAIN.input, resize="crop", crop_fraction=1.0))
+    assert Contract.from_metadata(whole.to_metadata(), name="f") == whole

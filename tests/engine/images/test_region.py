@@ -102,3 +102,8 @@ def test_boxes_and_a_mask_add_up() -> None:
 def test_a_box_narrower_than_a_pixel_counts_its_share() -> None:
     weights = region_weights(GEOMETRIES[0], 1, 2, boxes=[(10, 0, 0.5, 60)])
     assert weights == pytest.approx(np.array([[0.01, 0]]))
+
+
+def test_a_box_lower_than_a_pixel_counts_its_share() -> None:
+    weights = region_weights(GEOMETRIES[0], 2, 1, boxes=[(0, 10, 100, 0.6)])
+    assert weights == pytest.approx(np.array([[0.02], [0]]))

@@ -58,7 +58,9 @@ def trial(kind: str, **inputs: bytes) -> Iterator[None]:
         kept.mkdir(parents=True, exist_ok=True)
         for name, data in inputs.items():
             (kept / name).write_bytes(data)
-    faulthandler.dump_traceback_later(HANGS, exit=True, file=sys.__stderr__)
+    # pytest keeps the standard streams of a process that ends like this to itself.
+    traceback = sys.__stderr__ if kept is None else (kept / "hang.txt").open("w")
+    faulthandler.dump_traceback_later(HANGS, exit=True, file=traceback)
     started, peak = time.process_time(), _peak()
     try:
         with refusing():
@@ -67,8 +69,9 @@ def trial(kind: str, **inputs: bytes) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
     assert time.process_time() - started < SECONDS, "takes too long"
     assert _peak() - peak < MEGABYTES, f"takes {_peak() - peak:.0f} MB"
-    if kept is not None:
-        for name in inputs:
+    if kept is not None and traceback is not None:
+        traceback.close()
+        for name in ("hang.txt", *inputs):
             (kept / name).unlink()
         with (Path(FOLDER or "") / f"{kind}.tries").open("a") as log:
             log.write(".")

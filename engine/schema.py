@@ -157,7 +157,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, a number of 5,000 digits
-        raise ConfigError(f"{path}: is not plain YAML: {' '.join(str(error).split())[:200]}") from error
+        problem = printable(" ".join(str(error).split())[:200])
+        raise ConfigError(f"{path}: is not plain YAML: {problem}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

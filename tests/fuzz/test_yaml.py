@@ -26,7 +26,8 @@ HOSTILE = (
     "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{9 * f'*a{n},'}]\n" for n in range(8)),
     "&a [*a]", "model: &a {x: *a}", "[" * 5000, "{a: " * 5000, "threads: " + "9" * 5000,
     "threads: 1\nthreads: 2\n",
-    "? {a: b}\n: 1", "2001-02-30: 1", "scale: 2001-02-30", "!!python/object/apply:os.system [x]", "",
+    "? {a: b}\n: 1", "2001-02-30: 1", "scale: 2001-02-30", "!!python/object/apply:os.system [x]",
+    "model: x\n: \ufeff", "",
 )  # fmt: skip
 
 

@@ -117,7 +117,8 @@ def _near(draw: random.Random, value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, int):
-        return draw.choice((value + 1, value - 1, -value, 2 * value, float(value), str(value)))
+        whole = float(value) if abs(value) < 10**300 else 1e300
+        return draw.choice((value + 1, value - 1, -value, 2 * value, whole, repr(value % 10**9)))
     if isinstance(value, float):
         return draw.choice((value * (1 + 1e-6), -value, value * 1e6, 1 / value if value else 1.0, str(value)))
     if isinstance(value, str) and value:

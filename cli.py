@@ -11,21 +11,45 @@ import sys
 TYPE_CHECKING = False  # for a type checker it is true, whoever assigns it
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from simmap.commands.shared.interrupt import Interrupts
 
 INTERRUPTED = 130  # as a shell reports a command that SIGINT ended
 
 
-def main(argv: "Sequence[str] | None" = None) -> int:
-    """Run one command and give its exit code; without ``argv`` that of this process."""
+def run() -> "NoReturn":
+    """Run the command of this process, and end the process.
+
+    Python's own end is left out: there an interrupt kills the process without a line, or meets native
+    threads whose libraries are being taken down.
+    """
+    code = INTERRUPTED
+    try:
+        code = main(sys.argv[1:])
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (KeyboardInterrupt, OSError, ValueError):
+        pass  # the command was done, or nobody listens
+    os._exit(code)
+
+
+def main(argv: "Sequence[str]") -> int:
+    """Run one command and give its exit code."""
     try:
         from simmap.commands.shared.interrupt import Interrupts
 
-        with Interrupts(whole_process=argv is None) as interrupts:
-            return _run(sys.argv[1:] if argv is None else argv, interrupts)
+        with Interrupts() as interrupts:
+            try:
+                return _run(argv, interrupts)
+            except BaseException:
+                # Native code turns an interrupt into errors of its own.
+                if not interrupts.seen:
+                    raise
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        pass
+    return _fail("interrupted", INTERRUPTED)
 
 
 def _run(argv: "Sequence[str]", interrupts: "Interrupts") -> int:
@@ -92,4 +116,4 @@ def _fail(line: str, code: int, *, name: str = "simmap") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -26,10 +26,8 @@ class Interrupts:
         reported: its line has been printed.
     """
 
-    def __init__(self, *, whole_process: bool) -> None:
-        """``whole_process``: nothing follows but the end of the interpreter, which is watched too."""
+    def __init__(self) -> None:
         self.seen = self.reported = False
-        self._whole_process = whole_process
         self._ended = threading.Event()
         # Raised where Python drops exceptions, as in the callback of a weak reference.
         self._swallowed = False
@@ -51,11 +49,8 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give SIGINT back; at the end of a process, let no traceback of it come."""
+        """Give SIGINT back."""
         if not self._active:
-            return
-        if self._whole_process:
-            signal.signal(signal.SIGINT, self._ignore)
             return
         self._ended.set()
         signal.signal(signal.SIGINT, self._old_handler)
@@ -66,9 +61,6 @@ class Interrupts:
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
         self.seen = True
         raise KeyboardInterrupt
-
-    def _ignore(self, _number: int, _frame: FrameType | None) -> None:
-        pass
 
     def _print(
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None

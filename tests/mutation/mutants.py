@@ -32,7 +32,7 @@ class Site:
 class _Mutator(ast.NodeTransformer):
     """Counts the sites of a module, and changes the one whose number is given.
 
-    Messages, assertions and annotations are left alone.
+    Messages, annotations, assertions (``strict`` of ``zip`` among them) and decorators are left alone.
     """
 
     def __init__(self, wanted: int | None = None) -> None:
@@ -66,8 +66,15 @@ class _Mutator(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         around, self._scope = self._scope, f"{self._scope}{node.name}."
-        self.generic_visit(node)
+        node.body = [self.visit(one) for one in node.body]
         self._scope = around
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if not (isinstance(node.func, ast.Name) and node.func.id == "zip"):
+            self.generic_visit(node)
+        else:
+            node.args = [self.visit(one) for one in node.args]
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:

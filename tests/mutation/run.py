@@ -55,7 +55,7 @@ LIBRARIES = {
         "safetensors",
     ],
 }
-SECONDS = 60.0  # of tests for one mutant, as they took while their calls were written down
+SECONDS = 30.0  # of tests for one mutant, as they took while their calls were written down
 HANGS = 300.0  # seconds after which a mutant counts as noticed
 MEMORY = 16 << 30  # bytes of address space
 SURVIVED, UNTESTED = "survived", "no test calls it"

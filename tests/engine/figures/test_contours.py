@@ -147,3 +147,8 @@ def test_a_contour_lies_where_its_cell_does_worked_out_by_hand() -> None:
     light = (picture > 230).all(axis=-1)
     assert np.flatnonzero(light[50]).tolist() == [12, 13, 14, 59, 60, 61]
     assert np.flatnonzero(light[:, 35]).tolist() == [22, 23, 24, 75, 76, 77]
+
+
+def test_places_of_a_map_of_any_size_count() -> None:
+    np.testing.assert_array_equal(fewest_places(np.array([[0.2, 0.0, -0.7]]), 0.5), [[1, 0, 0]])
+    np.testing.assert_array_equal(fewest_places(np.array([[-0.2, -0.0]]), 0.5), [[0, 0]])

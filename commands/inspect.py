@@ -25,7 +25,8 @@ def command(model: str, as_json: bool) -> None:
     if as_json:
         data = asdict(session.contract)
         data.pop("bias")
-        print_json({"model": str(session.path), **data, "has_bias": session.contract.bias is not None})
+        more = {"has_bias": session.contract.bias is not None, "graph": session.graph}
+        print_json({"model": str(session.path), **data, **more})
         return
     print_facts(_facts(session))
 
@@ -64,6 +65,7 @@ def _facts(session: "Session") -> list[tuple[str, str]]:
         ("precision", contract.precision),
         ("outputs", ", ".join(contract.outputs)),
         ("fingerprint", contract.fingerprint),
+        ("graph", session.graph or "has no digest: the file was written by an older version"),
         ("made with", ", ".join(f"{key} {value}" for key, value in contract.versions.items())),
     ]
     for name, value in contract.fidelity.items():

@@ -12,7 +12,8 @@ The contract is one JSON object under the key ``simmap.contract``, its version u
 ``simmap.schema``; ONNX Runtime reads both without the onnx package. ``export`` writes it, in schema 1
 where that says everything; the engine reads it and refuses, by the name of the field, what it does
 not know. Under ``simmap.maps`` lies, in base64, a small ONNX graph from (``places``, ``directions``)
-to ``maps``: what a GPU needs to keep feature maps to itself (see ``engine.runtime.cuda``).
+to ``maps``: what a GPU needs to keep feature maps to itself (see ``engine.runtime.cuda``). Under
+``simmap.graph`` lies a sha256 over both graphs (see ``engine.runtime.fingerprint``), which older files lack.
 """
 
 import base64
@@ -35,6 +36,7 @@ SCHEMA = 2
 SCHEMA_KEY = "simmap.schema"
 CONTRACT_KEY = "simmap.contract"
 MAPS_KEY = "simmap.maps"
+GRAPH_KEY = "simmap.graph"
 ChannelOrder = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]

@@ -10,9 +10,10 @@ from typing import Any
 
 import onnx
 
-from simmap.engine.contract import MAPS_KEY, Contract, InputSpec, Precision, encode_bias
+from simmap.engine.contract import GRAPH_KEY, MAPS_KEY, Contract, InputSpec, Precision, encode_bias
 from simmap.engine.errors import ConfigError, ExportError, printable
 from simmap.engine.files import check_output, replacing
+from simmap.engine.runtime.fingerprint import graph_digest
 from simmap.engine.runtime.session import open_session
 from simmap.engine.types import Triple
 
@@ -211,9 +212,12 @@ def _counted(draft: Draft, checks: list[Check], recipe: Recipe) -> tuple[Draft, 
 
 
 def _save(draft: Draft, contract: Contract, path: Path) -> None:
-    graph = b64encode(draft.maps.SerializeToString()).decode("ascii")
-    onnx.helper.set_model_props(draft.model, {**contract.to_metadata(), MAPS_KEY: graph})
+    maps = b64encode(draft.maps.SerializeToString()).decode("ascii")
+    metadata = {**contract.to_metadata(), MAPS_KEY: maps}
+    onnx.helper.set_model_props(draft.model, metadata)
     try:
+        digest = graph_digest(draft.model.SerializeToString())
+        onnx.helper.set_model_props(draft.model, {**metadata, GRAPH_KEY: digest})
         onnx.save(draft.model, str(path))
     except ValueError as error:
         raise ExportError(f"the model is too large for one file (2 GB): {error}") from error

@@ -1,8 +1,8 @@
 """One try of a fuzzer: what it may do, how long and with how much memory, and where its input is kept.
 
-The suite makes a fixed number of tries, the same on every run. ``tests/fuzz/run.py`` makes others, told by
-the environment: ``SIMMAP_FUZZ`` is the folder where the input of a failure is left, ``SIMMAP_FUZZ_TRIES``
-how many.
+The suite makes a fixed number of tries, the same on every run. ``tests/fuzz/run.py`` makes others, for a
+time. It sets two variables: ``SIMMAP_FUZZ`` is the folder where the input of a failure is left,
+``SIMMAP_FUZZ_SECONDS`` the time that the tests of a process share.
 """
 
 import faulthandler
@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from simmap.engine.errors import SimmapError
@@ -24,6 +26,7 @@ HANGS = 120  # seconds after which the process ends with a traceback
 SECONDS = 40  # of computing, for one try
 MEGABYTES = 700  # by which one try may raise the peak of the process
 FOLDER = os.environ.get("SIMMAP_FUZZ")
+_tests = 0  # that share the time
 
 
 def fuzzed(
@@ -35,14 +38,37 @@ def fuzzed(
         tries: how many in the suite.
         strategies: of more arguments.
     """
-    count = int(os.environ.get("SIMMAP_FUZZ_TRIES", tries))
-    fresh: dict[str, Any] = {} if FOLDER is None else {"derandomize": False, "database": None}
+    count, fresh = tries, dict[str, Any]()
+    if FOLDER is not None:
+        count = 10**6
+        # What fails is kept as it is: making it smaller would take up to five minutes.
+        phases = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
+        fresh = {"derandomize": False, "database": None, "phases": phases}
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        drawn = given(draw=st.randoms(use_true_random=False), **strategies)(test)
+        timed = test if FOLDER is None else _timed(test)
+        drawn = given(draw=st.randoms(use_true_random=False), **strategies)(timed)
         return settings(max_examples=count, suppress_health_check=list(HealthCheck), **fresh)(drawn)
 
     return decorate
+
+
+def _timed(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that is skipped as soon as its share of the time is over."""
+    global _tests
+    _tests += 1
+    end = 0.0
+
+    @wraps(test)
+    def timed(**arguments: Any) -> None:
+        nonlocal end
+        end = end or time.monotonic() + float(os.environ["SIMMAP_FUZZ_SECONDS"]) / _tests
+        test(**arguments)
+        # Not before: hypothesis counts on the same draws when it repeats a failure.
+        if time.monotonic() > end:
+            pytest.skip("its time is over")
+
+    return timed
 
 
 @contextmanager

@@ -12,10 +12,16 @@ from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY
 from simmap.engine.runtime.fingerprint import fingerprint, read_stored
 
 
+def metadata_of(source: Path) -> dict[str, str]:
+    """The metadata of a file."""
+    run = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
+    metadata: dict[str, str] = run.get_modelmeta().custom_metadata_map
+    return metadata
+
+
 def contract_of(source: Path) -> dict[str, Any]:
     """The contract in a file, as JSON has it."""
-    run = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
-    contract: dict[str, Any] = json.loads(run.get_modelmeta().custom_metadata_map[CONTRACT_KEY])
+    contract: dict[str, Any] = json.loads(metadata_of(source)[CONTRACT_KEY])
     return contract
 
 

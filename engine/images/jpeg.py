@@ -70,7 +70,7 @@ def _scans(data: bytes) -> int:
 
 def _orientation(data: bytes) -> int:
     # Pillow is imported, and parses, only where there is something to find.
-    if data.find(b"Exif\0\0", 0, _EXIF_WITHIN) < 0:
+    if b"Exif\0\0" not in data[:_EXIF_WITHIN]:
         return 1
     from io import BytesIO
 

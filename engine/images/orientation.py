@@ -20,7 +20,7 @@ def exif_orientation(block: bytes) -> int:
     # The block comes from outside, and Pillow's parser raises whatever its parts raise.
     except Exception:
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    return value if isinstance(value, int) and 2 <= value <= 8 else 1
 
 
 def oriented(pixels: Pixels, orientation: int) -> Pixels:

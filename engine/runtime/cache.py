@@ -21,7 +21,7 @@ from .ort import CPU, create_session, import_runtime
 
 CACHE_BYTES = 2 << 30  # of all cached graphs; the one that was used longest ago goes first
 _GRAPH, _PART = ".simmap-graph", ".simmap-part"
-_FORM = 2  # of what a kept graph stands for: from 2 on, its artifact was checked
+_FORM = 3  # of what a kept graph stands for: an artifact whose weights and graph were checked
 
 
 def cache_folder() -> Path | None:

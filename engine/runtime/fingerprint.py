@@ -1,8 +1,9 @@
-"""Whether a file holds the weights that its contract speaks of.
+"""Whether a file holds the weights and the graph that it was exported with.
 
-``export`` stores a sha256 over the weights, the operators and the fields of the contract that change an
-embedding. It is computed again here from the file itself, without the onnx package. Tensors count in any
-order and without their names.
+``export`` stores two sha256. The fingerprint covers the weights, the operators and the fields of the contract
+that change an embedding; tensors count in any order and without their names. The digest of the graph covers
+the rest of the file: nodes, their attributes, and all names. Both are computed again here from the file
+itself, without the onnx package.
 """
 
 import hashlib
@@ -13,10 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..contract import MAPS_KEY
 from .protobuf import Value, fields, integers
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_ENTRY_KEY = 1
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_OPERATOR = 4
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
@@ -75,6 +78,38 @@ def fingerprint(stored: Stored, contract: Mapping[str, Any]) -> str:
         **{name: contract.get(name) for name in SETTINGS},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def graph_digest(model: bytes) -> str:
+    """sha256 of an ONNX file, given its content, without the bytes of its weights and its metadata.
+
+    Of the metadata, the graph of maps counts.
+
+    Raises:
+        ValueError: it is no ONNX file.
+    """
+    digest = hashlib.sha256()
+
+    def add(number: int, value: Value) -> None:
+        size = "" if isinstance(value, int) else len(value)
+        digest.update(f"{number} {size} ".encode())
+        digest.update(str(value).encode() if isinstance(value, int) else value)
+
+    for number, value in fields(memoryview(model)):
+        if number == _MODEL_METADATA:
+            if MAPS_KEY.encode() in _messages(_message(value), _ENTRY_KEY):
+                add(number, value)
+        elif number != _MODEL_GRAPH:
+            add(number, value)
+        else:
+            for part, inner in fields(_message(value)):
+                if part != _GRAPH_INITIALIZER:
+                    add(part, inner)
+                    continue
+                for entry, content in fields(_message(inner)):
+                    if entry != _TENSOR_RAW:
+                        add(entry, content)
+    return digest.hexdigest()
 
 
 def _digest(tensor: memoryview) -> str:

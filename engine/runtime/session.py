@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..contract import CONTRACT_KEY, MAPS_KEY, Contract
+from ..contract import CONTRACT_KEY, GRAPH_KEY, MAPS_KEY, Contract
 from ..errors import ArtifactError, printable
 from ..places import SumCheck
 from ..types import Array, Pixels
 from .cpus import usable_cpus
 from .cuda import Lanes
 from .device import cuda_settings, open_on_device, parse_device
-from .fingerprint import fingerprint, read_stored
+from .fingerprint import fingerprint, graph_digest, read_stored
 from .ort import CPU, CUDA, create_session, import_runtime, one_line, session_options
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ class Session:
     @cached_property
     def _input(self) -> str:
         return cast(str, self.inference.get_inputs()[0].name)
+
+    @property
+    def graph(self) -> str | None:
+        """sha256 of the graph, which the file was checked against; None in files of older versions."""
+        return _metadata(self.inference, self.path).get(GRAPH_KEY)
 
     @property
     def maps_stay_on_device(self) -> bool:
@@ -114,20 +119,20 @@ def open_session(
     tf32: bool = False,
     cache: bool = False,
 ) -> Session:
-    """Open an artifact on a device, and check its contract and its weights.
+    """Open an artifact on a device, and check its contract, its weights and its graph.
 
     Args:
         path: the ``.onnx`` file.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: CUDA where it is available, else the CPU.
         threads: of one run on the CPU; 0 takes every CPU that this process may use.
         tf32: let CUDA round float32 products to TF32: faster, and maps differ in the third digit.
-        cache: on the CPU, keep the optimised graph for the next time, and use it where it is kept. The
-            weights of a file whose graph is kept were checked when it was made, and are not read again.
+        cache: on the CPU, keep the optimised graph for the next time, and use it where it is kept. A file
+            whose graph is kept was checked when it was made, and is not read again.
 
     Raises:
         DeviceError: the device is unavailable; the message says what is missing.
         ArtifactError: the file is missing, not ONNX or not an artifact, its contract does not fit its
-            graph, or its weights do not match its fingerprint.
+            graph, its weights do not match its fingerprint, or its graph not the digest of the graph.
     """
     path = Path(path)
     kind, index = parse_device(device)
@@ -162,22 +167,30 @@ def _check_file(path: Path) -> None:
 
 
 def _create_checked(path: Path, options: Any, providers: list[Any]) -> Any:
-    """An ``InferenceSession`` of a file whose contract and weights have been checked."""
+    """An ``InferenceSession`` of a file whose contract, weights and graph have been checked."""
     name = printable(str(path))
-    stored = None
+    stored = graph = None
     try:
         # Before the session, so that its memory is free again when the graph is loaded.
-        stored = read_stored(path.read_bytes())
+        content = path.read_bytes()
+        stored, graph = read_stored(content), graph_digest(content)
+        del content
     except OSError as error:
         raise ArtifactError(f"{name}: cannot be read: {error.strerror or error}") from error
     except ValueError:
         pass  # ONNX Runtime says why, if it does not read it either
     inference = create_session(path, options, providers)
     expected = read_contract(inference, path).fingerprint
-    contract = json.loads(_metadata(inference, path)[CONTRACT_KEY])
+    metadata = _metadata(inference, path)
+    contract = json.loads(metadata[CONTRACT_KEY])
     if stored is None or fingerprint(stored, contract) != expected:
         raise ArtifactError(
             f"{name}: its weights do not match its fingerprint; the file is damaged, copy or export it again"
+        )
+    if metadata.get(GRAPH_KEY, graph) != graph:
+        raise ArtifactError(
+            f"{name}: its graph does not match {GRAPH_KEY} in its metadata; the file is damaged or was "
+            "edited, copy or export it again"
         )
     return inference
 

@@ -16,8 +16,8 @@ sys.path.insert(0, str(HERE.parent / "export"))
 import onnx  # noqa: E402
 
 import networks  # noqa: E402
-from simmap.engine.contract import CONTRACT_KEY, Contract  # noqa: E402
-from simmap.engine.runtime.fingerprint import fingerprint, read_stored  # noqa: E402
+from simmap.engine.contract import CONTRACT_KEY, GRAPH_KEY, Contract  # noqa: E402
+from simmap.engine.runtime.fingerprint import fingerprint, graph_digest, read_stored  # noqa: E402
 from simmap.export.exporter import export  # noqa: E402
 from simmap.export.recipe import load_recipe  # noqa: E402
 
@@ -87,6 +87,7 @@ def make_endless(folder: Path) -> Path:
     contract = json.loads(metadata[CONTRACT_KEY])
     contract["fingerprint"] = fingerprint(read_stored(model.SerializeToString()), contract)
     metadata[CONTRACT_KEY] = json.dumps(contract, sort_keys=True)
+    metadata[GRAPH_KEY] = graph_digest(model.SerializeToString())
     Contract.from_metadata(metadata, name="endless")
     onnx.helper.set_model_props(model, metadata)
     path = folder / "endless.onnx"

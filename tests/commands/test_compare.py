@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -113,6 +114,9 @@ def test_inspect_shows_the_whole_contract(simmap: Simmap) -> None:
     ):
         assert fact in done.stdout
     report = json.loads(simmap("inspect", MODEL, "--json").stdout)
+    assert (
+        re.fullmatch("[0-9a-f]{64}", report["graph"]) and f"graph        {report['graph']}\n" in done.stdout
+    )
     assert report["input"]["mean"] == [0.5, 0.5, 0.5]
     assert report["pooling"] == "avg" and report["dimension"] == 1280
     assert report["parity"]["pooled"]["relative"] < report["parity"]["pooled"]["tolerance"]

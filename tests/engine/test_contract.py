@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from simmap.engine import decompose
 from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY, Contract, InputSpec, Pooling, encode_bias
 from simmap.engine.errors import ArtifactError
+from simmap.engine.schema import shortened
 
 PLAIN = Contract(
     input=InputSpec(height=224, width=160, colour="bgr", resize="letterbox", kernel="cubic"),
@@ -196,7 +197,7 @@ def test_any_value_of_any_field_is_read_or_refused_in_one_line(data: st.DataObje
     assert line.isprintable() and len(line) < 500
 
 
-@pytest.mark.parametrize("schema", ["²", "٣", "9" * 5000, "-1", "0", "1.0", "", " 1", "\x1b[2J"])
+@pytest.mark.parametrize("schema", ["²", "٣", "9" * 5000, "9" * 8, "-1", "0", "1.0", "", " 1", "\x1b[2J"])
 def test_a_schema_is_a_small_number_in_plain_digits(schema: str) -> None:
     with pytest.raises(ArtifactError, match="not a version number") as caught:
         Contract.from_metadata({**PLAIN.to_metadata(), SCHEMA_KEY: schema}, name="net.onnx")
@@ -231,6 +232,7 @@ def test_the_poolings_of_a_contract_are_those_of_the_arithmetic_and_of_the_graph
         ({}, "not a simmap artifact .* simmap export --onnx net.onnx"),
         ({SCHEMA_KEY: "1"}, "not a simmap artifact"),
         ({SCHEMA_KEY: "3", CONTRACT_KEY: "{}"}, "schema 3, this simmap reads up to 2; upgrade"),
+        ({SCHEMA_KEY: "9999999", CONTRACT_KEY: "{}"}, "schema 9999999, this simmap reads up to 2; upgrade"),
         ({SCHEMA_KEY: "one", CONTRACT_KEY: "{}"}, "'one', not a version number"),
         ({SCHEMA_KEY: "1", CONTRACT_KEY: "{"}, "is not JSON"),
         ({SCHEMA_KEY: "1", CONTRACT_KEY: "[]"}, "must be a mapping"),
@@ -252,3 +254,20 @@ def test_what_an_input_leaves_out_is_imagenets() -> None:
 def test_a_crop_may_keep_the_whole_shorter_side() -> None:
     whole = replace(PLAIN, input=replace(PLAIN.input, resize="crop", crop_fraction=1.0))
     assert Contract.from_metadata(whole.to_metadata(), name="f") == whole
+
+
+def test_a_schema_of_today_is_read_and_the_next_one_is_not() -> None:
+    data = PLAIN.to_metadata()
+    assert Contract.from_metadata({**data, SCHEMA_KEY: "2"}, name="f") == PLAIN
+    with pytest.raises(ArtifactError, match="has schema 3"):
+        Contract.from_metadata({**data, SCHEMA_KEY: "3"}, name="f")
+
+
+def test_long_values_and_keys_are_shortened_in_errors() -> None:
+    assert shortened("x" * 38) == repr("x" * 38) and len(repr("x" * 38)) == 40
+    assert shortened("x" * 39) == "'" + "x" * 36 + "..."
+    for length, key in ((43, "k" * 43), (44, "k" * 40 + "...")):
+        contract = {**json.loads(PLAIN.to_metadata()[CONTRACT_KEY]), "k" * length: 1}
+        with pytest.raises(ArtifactError) as caught:
+            Contract.from_metadata({SCHEMA_KEY: "2", CONTRACT_KEY: json.dumps(contract)}, name="f")
+        assert f"unknown key {key!r};" in str(caught.value)

@@ -356,6 +356,7 @@ def test_committed_artifact_is_what_is_made(name: str, tmp_path: Path) -> None:
     assert committed.stat().st_size < 30_000
     old = open_session(committed, device="cpu", threads=1)
     new = open_session(make.make(name, tmp_path), device="cpu", threads=1)
+    assert new.graph is not None and old.graph is not None
     changing = {"versions", "parity", "source"}
     facts = [{k: v for k, v in asdict(s.contract).items() if k not in changing} for s in (old, new)]
     assert facts[0] == facts[1]

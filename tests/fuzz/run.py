@@ -19,12 +19,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE.parents[1] / "build" / "fuzz"
 TESTS = [*sorted(HERE.glob("test_*.py")), HERE.parent / "test_invariants.py"]
-ROUND = 60.0  # seconds that a round is to take
-FIRST = 200  # tries of each test in the first round of a kind
+ROUND = 60.0  # seconds of tries in a round; its last try may take longer
+SHORTEST = 5.0  # seconds that are worth a round
 
 
-def run_round(test: Path, number: int, tries: int) -> tuple[int, int, str | None, float]:
-    """Run one kind in a process.
+def run_round(test: Path, number: int, limit: float) -> tuple[int, int, str | None, float]:
+    """Run one kind in a process, for ``limit`` seconds.
 
     Returns:
         tries, whether something was found, what, and how long it took.
@@ -35,7 +35,7 @@ def run_round(test: Path, number: int, tries: int) -> tuple[int, int, str | None
         *(sys.executable, "-m", "pytest", "-q", "-x", str(test), "-p", "no:cacheprovider", "-p", "no:xdist"),
         f"--hypothesis-seed={secrets.randbits(32)}",
     ]
-    environment = {**os.environ, "SIMMAP_FUZZ": str(folder), "SIMMAP_FUZZ_TRIES": str(tries)}
+    environment = {**os.environ, "SIMMAP_FUZZ": str(folder), "SIMMAP_FUZZ_SECONDS": str(limit)}
     started = time.monotonic()
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", env=environment, check=False
@@ -54,6 +54,7 @@ def main() -> int:
     """Run until the minutes are over; the exit code says whether anything was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--kinds", nargs="*", help="names of test files, without test_ and .py")
     arguments = parser.parse_args()
     tests = [t for t in TESTS if not arguments.kinds or t.stem.removeprefix("test_") in arguments.kinds]
@@ -61,25 +62,23 @@ def main() -> int:
     OUTPUT.mkdir(parents=True)
     end = time.monotonic() + 60 * arguments.minutes
     numbers = count(1)
-    tries = dict.fromkeys(tests, FIRST)
     totals = {test: [0, 0, 0.0] for test in tests}
     findings: dict[tuple[str, str], int] = {}
 
     def work(first: int) -> None:
         for turn in count(first):
             test = tests[turn % len(tests)]
-            if time.monotonic() > end:
+            left = end - time.monotonic()
+            if left < SHORTEST:
                 return
-            made, found, what, seconds = run_round(test, next(numbers), tries[test])
+            made, found, what, seconds = run_round(test, next(numbers), min(ROUND, left))
             for at, value in enumerate((made, found, seconds)):
                 totals[test][at] += value
-            if what is None:
-                tries[test] = max(20, min(100_000, int(tries[test] * ROUND / max(seconds, 1))))
-            else:
+            if what is not None:
                 key = (test.stem.removeprefix("test_"), what)
                 findings[key] = findings.get(key, 0) + 1
 
-    workers = os.cpu_count() or 1
+    workers = arguments.processes
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, range(0, workers * len(tests), max(1, len(tests) // workers + 1))))
     print(f"{'kind':16} {'tries':>9} {'rounds that found something':>28} {'seconds':>8}")

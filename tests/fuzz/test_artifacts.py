@@ -17,8 +17,9 @@ from wire import rewired
 
 from common import ARTIFACTS
 from simmap.engine import Engine
-from simmap.engine.contract import CONTRACT_KEY, MAPS_KEY, SCHEMA_KEY
+from simmap.engine.contract import CONTRACT_KEY, GRAPH_KEY, MAPS_KEY, SCHEMA_KEY
 from simmap.engine.options import Options
+from simmap.engine.runtime.fingerprint import graph_digest
 
 NOISE = np.random.default_rng(0)
 PHOTOS = [NOISE.integers(0, 256, size, np.uint8) for size in ((40, 60, 3), (50, 30, 3))]
@@ -61,12 +62,14 @@ def test_spoilt_files(draw: random.Random, path: Path) -> None:
 
 @fuzzed(tries=400)
 def test_graphs_with_other_fields(draw: random.Random, path: Path) -> None:
-    """Half of them with the fingerprint that fits, as somebody would write it who wants to do harm."""
+    """Half of them with the digests that fit, as somebody would write them who wants to do harm."""
     model, contract = drawn(draw)
     model = rewired(draw, model)
-    if draw.randrange(2) and all(model.count(key.encode()) == 1 for key in (CONTRACT_KEY, SCHEMA_KEY)):
+    keys = (CONTRACT_KEY, SCHEMA_KEY, GRAPH_KEY)
+    if draw.randrange(2) and all(model.count(key.encode()) == 1 for key in keys):
         with suppress(ValueError):
             model = with_contract(signed_contract(model, contract), model)
+            model = with_metadata(model, {GRAPH_KEY: graph_digest(model).encode()})
     attempt(path, model, "artifacts")
 
 

@@ -48,6 +48,10 @@ def test_too_few_images_are_an_error() -> None:
     engine = Engine(ARTIFACTS / "avg.onnx", device="cpu")
     with pytest.raises(ConfigError, match="at least 3 images"):
         agreement(engine, engine, FILES[:2])
+    with pytest.raises(ConfigError, match="at least 3 images and 1 pair, not 3, 0"):
+        agreement(engine, engine, FILES[:3], pairs=0)
+    least = agreement(engine, engine, FILES[:3], pairs=1)
+    assert (least.images, least.pairs) == (3, 1)
 
 
 def test_the_largest_map_difference_is_relative_to_the_largest_value_of_the_first_models_map() -> None:

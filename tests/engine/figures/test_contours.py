@@ -137,3 +137,18 @@ def test_nothing_is_drawn_where_nothing_is_positive() -> None:
     picture = np.full((50, 50, 3), 128, np.uint8)
     draw_contours(picture, -np.ones((3, 3)), (0, 0, 50, 50), 1.0)
     assert (picture == 128).all()
+
+
+def test_a_contour_lies_where_its_cell_does_worked_out_by_hand() -> None:
+    # The left of two cells, 50 x 60 pixels from (10, 20) on. At unit 2 the lines are 1.6 and 2.2 pixels wide,
+    # so those at the map's edges lie 3.5 pixels inside: at 13.5 and 23.5, and at 76.5; the other at 60.5.
+    picture = np.full((100, 130, 3), 128, np.uint8)
+    draw_contours(picture, np.array([[1.0, 0.0]]), (10, 20, 110, 80), 2.0)
+    light = (picture > 230).all(axis=-1)
+    assert np.flatnonzero(light[50]).tolist() == [12, 13, 14, 59, 60, 61]
+    assert np.flatnonzero(light[:, 35]).tolist() == [22, 23, 24, 75, 76, 77]
+
+
+def test_places_of_a_map_of_any_size_count() -> None:
+    np.testing.assert_array_equal(fewest_places(np.array([[0.2, 0.0, -0.7]]), 0.5), [[1, 0, 0]])
+    np.testing.assert_array_equal(fewest_places(np.array([[-0.2, -0.0]]), 0.5), [[0, 0]])

@@ -1,5 +1,7 @@
 """Rows of stacks: where panels stand, their scale, their legend, and that text can be read."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from simmap.engine.figures.grid import Row, grid
 from simmap.engine.figures.layout import Layout
 from simmap.engine.figures.legend import Legend
 from simmap.engine.figures.panel import Panel, overlay
+from simmap.engine.images.geometry import Geometry
 from simmap.engine.options import Options
 from simmap.engine.types import Pixels
 
@@ -320,3 +323,51 @@ def test_contours_can_be_switched_off() -> None:
     with_, without = grid(rows, Options()), grid(rows, PLAIN)
     assert (inside(with_, 0) != inside(without, 0)).any()
     assert len(with_.pixels) > len(without.pixels)
+
+
+# --- what the legend says -------------------------------------------------------------------------
+
+
+def legend_of(values: list[list[float]], field: tuple[float, float, float, float] | None = None) -> Legend:
+    shown = panel(plain(50, 100), np.array(values))
+    if field is not None:
+        shown = replace(shown, geometry=Geometry(50, 100, field))
+    (legend,) = grids._legends([Row([[shown]])], Options(), "the score").values()
+    return legend
+
+
+def test_places_that_add_nothing_do_not_speak_against() -> None:
+    nothing = legend_of([[0.0, 0.5], [1.0, 0.0]])
+    assert not nothing.negative and nothing.total == "the score"
+    against = legend_of([[-0.1, 0.5], [1.0, 0.0]])
+    assert against.negative and against.total == "the positive contributions"
+
+
+def test_a_value_at_the_scale_is_not_clipped() -> None:
+    legend = legend_of([[0.25, 1.0]])
+    assert (legend.scale, legend.clipped) == (1.0, False)
+
+
+DIMMED, PADDING = "dimmed: not seen by the network", "flat, outside the photo's outline: padding"
+
+
+@pytest.mark.parametrize(
+    ("field", "notes"),
+    [
+        ((0.0, 0.0, 100.0, 50.0), []),
+        ((1e-9, -1e-9, 100.0 - 1e-9, 50.0 + 1e-9), []),
+        ((0.5, 0.0, 100.0, 50.0), [DIMMED]),
+        ((0.0, 0.5, 100.0, 50.0), [DIMMED]),
+        ((0.0, 0.0, 99.5, 50.0), [DIMMED]),
+        ((0.0, 0.0, 100.0, 49.5), [DIMMED]),
+        ((-0.5, 0.0, 100.0, 50.0), [PADDING]),
+        ((0.0, -0.5, 100.0, 50.0), [PADDING]),
+        ((0.0, 0.0, 100.5, 50.0), [PADDING]),
+        ((0.0, 0.0, 100.0, 50.5), [PADDING]),
+        ((10.0, -10.0, 90.0, 60.0), [DIMMED, PADDING]),
+    ],
+)
+def test_the_legend_names_what_was_not_seen_and_what_is_padding(
+    field: tuple[float, float, float, float], notes: list[str]
+) -> None:
+    assert legend_of([[1.0]], field).notes == notes

@@ -216,3 +216,28 @@ def test_a_narrow_photo_keeps_a_column_wide_enough_for_words() -> None:
 )  # fmt: skip
 def test_size_of_a_panel_by_hand(shape: tuple[int, int], size: tuple[int, int]) -> None:
     assert panel_size(Panel(plain(*shape)), 90) == size
+
+
+def test_a_rectangle_of_the_photo_lies_in_the_panel_worked_out_by_hand() -> None:
+    # 100 x 50 photo pixels from (-10, -20) on, in a panel of 200 x 100: two pixels each.
+    view = panels.View((-10.0, -20.0, 90.0, 30.0), 100, 200)
+    assert view.rectangle((0.0, 0.0, 50.0, 10.0)) == (20, 40, 120, 60)
+    assert view.point(5.0, 5.0) == (30.0, 50.0)
+    # At least one pixel, inside the panel.
+    assert view.rectangle((-99.0, -99.0, -50.0, -50.0)) == (0, 0, 1, 1)
+    assert view.rectangle((500.0, 500.0, 600.0, 600.0)) == (199, 99, 200, 100)
+    assert view.rectangle((3.0, 3.0, 3.1, 3.1)) == (26, 46, 27, 47)
+
+
+@pytest.mark.parametrize("shape", [(40, 80), (80, 40)])
+def test_a_mask_is_outlined_on_a_photo_with_padding_around_it(shape: tuple[int, int]) -> None:
+    # given a photo in the middle of a square that the network saw, and a mask over all of it
+    height, width = shape
+    shown = panel(plain(*shape, 90), np.zeros((7, 7)), "letterbox", mask=np.ones(shape, bool))
+    picture = bare(shown, height=80, width=80)
+    # then the light frame of the mask, two pixels wide, lies along the photo's edges
+    top, left = (80 - height) // 2, (80 - width) // 2
+    ring = np.zeros((80, 80), bool)
+    ring[top : top + height, left : left + width] = True
+    ring[top + 2 : top + height - 2, left + 2 : left + width - 2] = False
+    assert ((picture == 255).all(axis=-1) == ring).all()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from scenes import class_maps, contrast, searches
 
+from simmap.engine.analysis.contrast import Contrast
 from simmap.engine.figures import layout, legend
 from simmap.engine.figures.classes import ClassFigure
 from simmap.engine.figures.contrast import ContrastFigure
@@ -93,6 +94,30 @@ def test_words_of_a_contrast(monkeypatch: pytest.MonkeyPatch) -> None:
         "model 1: recall@1 0.250, maps correlate 0.500 with the row above",
         "query", "cat: other.jpg", scores[1],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("label", "path", "title"),
+    [
+        (None, "other.jpg", "other.jpg"),
+        ("cat", "other.jpg", "cat: other.jpg"),
+        ("cat", "cat/asked.jpg", "cat/asked.jpg"),  # the folder tells the class
+        ("dog", "cat/asked.jpg", "dog: cat/asked.jpg"),
+    ],
+)
+def test_a_label_is_said_where_the_folder_does_not_say_it(
+    label: str | None, path: str, title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = contrast()
+    rows = []
+    for row in shown.rows:
+        (one,) = row.candidates
+        one = replace(one, label=label, image=replace(one.image, path=path))
+        query = replace(row.query, path="set/asked.jpg")
+        rows.append(replace(row, query=query, candidates=(one,)))
+    asked = replace(shown.photo, name="set/asked.jpg")
+    words = words_of(ContrastFigure(Contrast(tuple(rows), asked), WIDE), monkeypatch)
+    assert [words[3], words[7]] == [title, title]
 
 
 @pytest.mark.parametrize("kind", ["search", "class", "contrast"])

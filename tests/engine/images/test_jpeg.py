@@ -63,6 +63,11 @@ def test_a_turned_jpeg_that_was_reduced_keeps_its_turned_size():
     assert photo.size == (1000, 800) and photo.pixels.shape == (125, 100, 3)
     upright = np.rot90(smooth(800, 1000), -1)[4::8, 4::8]
     assert np.abs(photo.pixels.astype(float) - upright).mean() < 4
+    for orientation in range(1, 9):
+        turned = with_segment(encode(smooth(800, 1000), ".jpg"), b"Exif\0\0" + exif(orientation))
+        assert load(turned, short_side=100).size == (
+            (800, 1000) if orientation in (1, 2, 3, 4) else (1000, 800)
+        )
 
 
 def by_opencv(data):

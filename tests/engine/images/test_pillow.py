@@ -273,3 +273,24 @@ def test_a_tiff_with_a_tag_that_cannot_be_read_is_refused(tag):
     at = data.rindex(struct.pack("<HH", tag, 3))
     data[at + 2 : at + 4] = struct.pack("<H", 99)  # a type that there is not
     refused(bytes(data), "damaged TIFF")
+
+
+@pytest.mark.parametrize("height", [1, 2, 3])
+def test_a_png_of_few_rows_that_lacks_the_end_of_its_pixels_is_cut_off(height):
+    rows = b"".join(b"\0" + bytes([40 + row] * 12) for row in range(height))
+    assert load(png(4, height, rows)).pixels.shape == (height, 4, 3)
+    for missing in (1, 5, 13):
+        refused(png(4, height, rows[:-missing]), "cut off")
+    # Black to the last row is whole.
+    assert not load(png(4, height, bytes(13 * height))).pixels.any()
+
+
+def test_a_tile_may_be_larger_than_the_image():
+    tile = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    data = sized(zlib.compress(tile.tobytes()), tile=(LONG, long(16)))
+    np.testing.assert_array_equal(load(data).pixels, np.stack([tile[:10, :10]] * 3, axis=-1))
+
+
+def test_a_tiff_of_planes_of_which_one_alone_is_there_is_cut_off():
+    assert load(tiff(smooth(), t284=1)).pixels.shape == (40, 56, 3)
+    refused(tiff(smooth(), t284=2), "is cut off")

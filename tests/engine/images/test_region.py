@@ -107,3 +107,14 @@ def test_a_box_narrower_than_a_pixel_counts_its_share() -> None:
 def test_a_box_lower_than_a_pixel_counts_its_share() -> None:
     weights = region_weights(GEOMETRIES[0], 2, 1, boxes=[(0, 10, 100, 0.6)])
     assert weights == pytest.approx(np.array([[0.02], [0]]))
+
+
+def test_a_box_that_ends_in_the_first_pixel_is_on_the_photo_and_one_before_it_is_off() -> None:
+    # Half a pixel each way, of 60 x 100.
+    weights = region_weights(GEOMETRIES[0], 1, 1, boxes=[(-5, -5, 5.5, 5.5)])
+    assert weights == pytest.approx(np.array([[0.25 / 6000]]))
+    last = region_weights(GEOMETRIES[0], 1, 1, boxes=[(99.5, 59.5, 9, 9)])
+    assert last == pytest.approx(np.array([[0.25 / 6000]]))
+    for box in [(-5, 0, 5, 5), (0, -5, 5, 5), (0, 60, 5, 5), (100, 0, 5, 5)]:
+        with pytest.raises(ImageError, match="is off the photo"):
+            region_weights(GEOMETRIES[0], 1, 1, boxes=[box])

@@ -79,15 +79,27 @@ def test_a_file_of_any_date_is_indexed_and_found_unchanged(tmp_path: Path, secon
         ("photos/box/1.png", ["box/1.png"]),
         ("photos/bo", []),
         ("photos/none", []),
-        ("photos", ["box.png", "box/1.png", "box/deep/2.png", "boxes/3.png", "\udcff/4.png"]),
+        ("photos", ["box.png", "box/1.png", "box/deep/2.png", "box0.png", "boxes/3.png", "\udcff/4.png"]),
         ("more", ["{}/more/5.png"]),
-        ("", ["box.png", "box/1.png", "box/deep/2.png", "boxes/3.png", "\udcff/4.png", "{}/more/5.png"]),
+        (
+            "",
+            [
+                "box.png",
+                "box/1.png",
+                "box/deep/2.png",
+                "box0.png",
+                "boxes/3.png",
+                "\udcff/4.png",
+                "{}/more/5.png",
+            ],
+        ),
     ],
 )
 def test_ids_below_are_those_of_a_file_or_folder(tmp_path: Path, path: str, expected: list[str]) -> None:
     target = Index.create(tmp_path / "index", ENGINE, tmp_path / "photos")
     elsewhere = f"{tmp_path}/more/5.png"
-    add(target, 0, "box/1.png", "boxes/3.png", "box.png", "box/deep/2.png", "\udcff/4.png", "gone", elsewhere)
+    names = ["box/1.png", "boxes/3.png", "box.png", "box/deep/2.png", "box0.png", "\udcff/4.png", "gone"]
+    add(target, 0, *names, elsewhere)
     target.delete(["gone"])
     assert target.ids_below(tmp_path / path) == [name.format(tmp_path) for name in expected]
     assert target.ids_below("/") == target.ids_below(tmp_path)

@@ -192,6 +192,17 @@ def test_per_class_looks_beyond_the_first_page_of_one_large_class(tmp_path: Path
     assert {hit.label for hit in found.hits} == {"many", "few", "fewer"}
 
 
+def test_per_class_needs_labels_but_not_images(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", opened("avg"), tmp_path)
+    query = np.eye(8, dtype=np.float32)[:1]
+    assert search_embeddings(index, query, 3, per_class=True)[0].hits == ()
+    index.upsert([Entry("one.png", None, 1, 1, 1, 1)], query)
+    with pytest.raises(StoreError, match="the index has no labels"):
+        search_embeddings(index, query, 3, per_class=True)
+    index.upsert([Entry("two.png", "class", 1, 1, 1, 1)], query)
+    assert [hit.label for hit in search_embeddings(index, query, 3, per_class=True)[0].hits] == ["class"]
+
+
 def test_a_query_leaves_itself_out_and_only_itself(shipped: tuple[Engine, Index], folder: Path) -> None:
     engine, index = shipped
     queries = [folder / "house" / "home.jpg", folder / "fruits.jpg", SAMPLES / "home.jpg"]

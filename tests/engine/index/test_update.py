@@ -35,8 +35,12 @@ def test_an_update_embeds_what_is_new_or_changed(tmp_path: Path, photos: Path) -
         kept, (stored,) = target.get([name])
         np.testing.assert_allclose(stored, wide / np.sqrt((wide**2).sum()), atol=1e-6)
         assert kept[0][:4] == (name, name.split("/")[0], 12, 16) and target.path_of(name) == vector.path
-    # Nothing to do but to try the unreadable one again.
+    # Nothing to do but to try the unreadable one again, and one that is not there.
     before = files(target.path)
+    told.clear()
+    items = [*find_images(photos), Item(str(photos / "none.png"), None)]
+    update_index(target, ENGINE, items, on_progress=lambda *counts: told.append(counts))
+    assert told == [(62, 62)]
     again = build(target.path, photos)[1]
     assert (again.added, again.kept, len(again.skipped)) == (0, 60, 1) and files(target.path) == before
     # One touched, one painted over, one mended, one gone.

@@ -1,4 +1,5 @@
-"""The fingerprint: computed from the file itself, it is the one in the contract, and no damage passes."""
+"""Fingerprint and digest of the graph: computed from the file itself, they are the stored ones, and no damage
+passes."""
 
 import os
 import subprocess
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rewriting import contract_of, rewritten
+from rewriting import contract_of, metadata_of, rewritten, with_metadata
+from wire import Field, parsed
 
 from common import ARTIFACTS, MODEL
 from simmap.engine import ArtifactError, Engine
-from simmap.engine.runtime.fingerprint import fingerprint, read_stored
+from simmap.engine.contract import GRAPH_KEY, MAPS_KEY
+from simmap.engine.runtime.fingerprint import fingerprint, graph_digest, read_stored
 from simmap.engine.runtime.protobuf import fields
 from simmap.engine.runtime.session import open_session
 
@@ -29,6 +32,8 @@ FILES = [*sorted(ARTIFACTS.glob("*.onnx")), MODEL]
 def test_it_is_that_of_the_contract(path: Path) -> None:
     contract = contract_of(path)
     assert fingerprint(read_stored(path.read_bytes()), contract) == contract["fingerprint"]
+    assert graph_digest(path.read_bytes()) == metadata_of(path)[GRAPH_KEY]
+    assert open_session(path, device="cpu", threads=1).graph == metadata_of(path)[GRAPH_KEY]
 
 
 def weights(data: bytes) -> list[tuple[int, int]]:
@@ -43,6 +48,103 @@ def weights(data: bytes) -> list[tuple[int, int]]:
                     first = np.frombuffer(raw, np.uint8).ctypes.data - start
                     places.append((first, first + len(raw)))
     return places
+
+
+def described(data: bytes) -> list[int]:
+    """Where the bytes lie that are neither values of weights nor metadata."""
+    metadata = [entry.encode() for entry in parsed(data) if entry.number == 14]
+    end = len(data) - sum(map(len, metadata))
+    assert data[end:] == b"".join(metadata)  # protobuf writes fields by their number
+    places = weights(data)
+    return [at for at in range(end) if not any(first <= at < last for first, last in places)]
+
+
+def embedding(model: bytes, path: Path) -> Any:
+    path.write_bytes(model)
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    session = open_session(path, device="cpu", threads=1)
+    return session.infer([noise], session.contract.explained[:1])[0]
+
+
+def test_every_changed_byte_of_the_graph_is_refused_or_harmless(tmp_path: Path) -> None:
+    data = (ARTIFACTS / "avg.onnx").read_bytes()
+    expected, digest = embedding(data, tmp_path / "whole.onnx"), graph_digest(data)
+    harmless = 0
+    for number, at in enumerate(described(data)):
+        for change in (1, 0x80, 1 + number * 89 % 255):
+            damaged = bytearray(data)
+            damaged[at] ^= change
+            try:
+                if graph_digest(bytes(damaged)) != digest:
+                    continue
+            except ValueError:
+                continue
+            harmless += 1
+            assert (embedding(bytes(damaged), tmp_path / "harmless.onnx") == expected).all()
+    assert harmless < 10
+
+
+@given(st.integers(0, 10**9), st.integers(1, 255))
+def test_a_file_with_a_damaged_graph_does_not_open(tmp_path_factory: Any, drawn: int, change: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.onnx"
+    data = bytearray((ARTIFACTS / "avg.onnx").read_bytes())
+    expected = embedding(bytes(data), path)
+    places = described(bytes(data))
+    data[places[drawn % len(places)]] ^= change
+    refusal = None
+    try:
+        given_now = embedding(bytes(data), path)
+    except ArtifactError as error:
+        refusal = str(error)
+    if refusal is None:
+        assert (given_now == expected).all()
+    else:
+        assert refusal.startswith(str(path)) and "\n" not in refusal
+
+
+def test_weights_that_changed_places_are_found(tmp_path: Path) -> None:
+    # given two weights of one shape, whose names are exchanged: their fingerprint is the same
+    root = Field(0, 2, b"", parsed((ARTIFACTS / "dynamic.onnx").read_bytes()), "model")
+    (graph,) = (one for one in root.inside if one.number == 7)
+    tensors = [one for one in graph.inside if one.number == 5]
+
+    def entries(tensor: Field, number: int) -> list[Any]:
+        return [one.value for one in tensor.inside if one.number == number]
+
+    first, second = next(
+        (a, b)
+        for a in tensors
+        for b in tensors
+        if a is not b
+        and all(entries(a, n) == entries(b, n) for n in (1, 2))
+        and entries(a, 9) != entries(b, 9)
+    )
+    for one, other in zip(first.inside, second.inside, strict=True):
+        if one.number == 8:
+            one.value, other.value = other.value, one.value
+    data = b"".join(one.encode() for one in root.inside)
+    assert read_stored(data) == read_stored((ARTIFACTS / "dynamic.onnx").read_bytes())
+    with pytest.raises(
+        ArtifactError, match=f"its graph does not match {GRAPH_KEY} in its metadata; the file is"
+    ):
+        embedding(data, tmp_path / "exchanged.onnx")
+
+
+def test_a_changed_graph_of_maps_is_found(tmp_path: Path) -> None:
+    path = ARTIFACTS / "avg.onnx"
+    maps = metadata_of(path)[MAPS_KEY]
+    changed = with_metadata(path.read_bytes(), {MAPS_KEY: maps.swapcase().encode()})
+    with pytest.raises(ArtifactError, match="its graph does not match"):
+        embedding(changed, tmp_path / "changed.onnx")
+
+
+def test_a_file_of_an_older_version_has_no_digest_and_opens(tmp_path: Path) -> None:
+    path = tmp_path / "older.onnx"
+    data = (ARTIFACTS / "avg.onnx").read_bytes()
+    root = [one for one in parsed(data) if GRAPH_KEY.encode() not in one.encode()]
+    path.write_bytes(b"".join(one.encode() for one in root))
+    assert len(root) == len(parsed(data)) - 1
+    assert open_session(path, device="cpu", threads=1).graph is None
 
 
 @settings(max_examples=30)

@@ -15,6 +15,7 @@ from rewriting import rewritten, with_metadata
 from common import ARTIFACTS, MODEL, PHOTOS
 from simmap.engine.contract import CONTRACT_KEY, SCHEMA_KEY
 from simmap.engine.errors import ArtifactError, DeviceError
+from simmap.engine.places import TF32_TOLERANCE, TOLERANCE
 from simmap.engine.runtime import cache as graph_cache
 from simmap.engine.runtime.cache import cache_folder
 from simmap.engine.runtime.cpus import usable_cpus
@@ -418,3 +419,8 @@ def test_the_warning_of_a_foreign_cache_is_one_line_on_stderr(tmp_path: Path) ->
     assert done.stdout == "" and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"simmap: {folder}: ")
     assert list(folder.iterdir()) == []
+
+
+def test_only_cuda_rounds_to_tf32() -> None:
+    session = open_session(ARTIFACTS / "avg.onnx", device="cpu", threads=1, tf32=True)
+    assert session.sums._tolerance == TOLERANCE < TF32_TOLERANCE

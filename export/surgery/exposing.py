@@ -1,8 +1,11 @@
 """Write the artifact's graph: uint8 photos in, feature map, pooled feature and parts out."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
@@ -13,6 +16,7 @@ from .carrying import add_attention, add_tail
 from .exposure import Exposure
 from .graph import Graph, attribute
 from .nodes import OURS, RESERVED, SOURCE, Nodes
+from .rows import read_rows
 from .token_parts import BlockNodes, add_token_head
 from .tokens import Tokens, one_size
 
@@ -194,9 +198,25 @@ class _Builder(Nodes):
         blocks = BlockNodes(tokens, self._name)
         self.weights += blocks.weights
         self._insert(blocks.nodes)
-        dimension = add_token_head(self, tokens, tail, blocks.total, self.conv)
+        self.body = read_rows(
+            self.body, blocks.index, {blocks.total, blocks.states}, self._shape, self._value, self.constant
+        )
+        dimension = add_token_head(self, tokens, tail, blocks.total, blocks.states)
         self._output("embedding", ["N", dimension])
         self._output("parts", ["N", *tokens.cells, dimension])
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape at batch 1 of a tensor of the network; None for those of ours."""
+        source = name.removeprefix(SOURCE) if name.removeprefix(SOURCE) in RESERVED else name
+        known = source in self.source.values or source in self.source.initializers
+        return self.source.shape(source) if known else None
+
+    def _value(self, name: str) -> npt.NDArray[Any] | None:
+        """The value of a tensor of the network that does not depend on the image, at batch 1, else None."""
+        for tensor in self.weights:
+            if tensor.name == name:
+                return numpy_helper.to_array(tensor)
+        return self.source.constant(name)
 
     def _insert(self, nodes: list[onnx.NodeProto]) -> None:
         """Put nodes into the network, each as early as its inputs are there.

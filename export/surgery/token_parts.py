@@ -41,6 +41,8 @@ class BlockNodes:
             total = effect if i == 0 else self._add("Add", [total, effect], f"block{i}/total")
         # (N, K cells, C), or (N, K T, C) where a cell is a patch.
         self.total = total
+        # (N, K, C): the last state of the tokens that are read.
+        self.states = self._add("Gather", [name(tokens.readout.state), self.index], "read_states", axis=1)
 
     def _constant(self, value: npt.NDArray[Any], name: str) -> str:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{SOURCE}{name}"))
@@ -100,8 +102,8 @@ class BlockNodes:
         return tensor
 
 
-def add_token_head(nodes: Nodes, tokens: Tokens, tail: Affine | None, total: str, state: str) -> int:
-    """``embedding`` (N, D) and ``parts`` (N, H, W, D) from the blocks' sum and the last state of all tokens.
+def add_token_head(nodes: Nodes, tokens: Tokens, tail: Affine | None, total: str, states: str) -> int:
+    """``embedding`` (N, D) and ``parts`` (N, H, W, D) from the blocks' sum and the last states (N, K, C).
 
     Returns:
         D.
@@ -110,9 +112,7 @@ def add_token_head(nodes: Nodes, tokens: Tokens, tail: Affine | None, total: str
     read = len(readout.tokens)
     channels = len(tokens.blocks[-1].bias())
     total = nodes.add("Cast", [total], "effects", to=TensorProto.FLOAT)
-    index = nodes.constant(np.array(readout.tokens, dtype=np.int64), "read")
-    states = nodes.add("Gather", [state, index], "read_states", axis=1)
-    states = nodes.add("Cast", [states], "states", to=TensorProto.FLOAT)  # (N, K, C)
+    states = nodes.add("Cast", [states], "states", to=TensorProto.FLOAT)
     share = nodes.floats(np.full((channels, 1), 1 / channels), "mean_weights")
     shares: str = nodes.floats(np.array(readout.weights)[None, None], "read_weights")  # (1, 1, K)
     if norm is not None:

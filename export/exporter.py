@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from simmap.engine.contract import MAPS_KEY, Contract, InputSpec, Precision, encode_bias
+from simmap.engine.contract import MAPS_KEY, OPTIONAL_KEY, Contract, InputSpec, Precision, encode_bias
 from simmap.engine.errors import ConfigError, ExportError, printable
 from simmap.engine.files import check_output, replacing
 from simmap.engine.runtime.session import open_session
@@ -27,6 +27,7 @@ from .sources.source import Source, open_source
 from .surgery.exposing import expose
 from .surgery.fingerprint import fingerprint
 from .surgery.maps import map_graph
+from .surgery.optional import split
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -144,8 +145,8 @@ def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str],
     progress(f"writing {output}")
     with replacing(output, force=force) as temporary:
         _save(draft, contract, temporary)
-        open_session(temporary, device="cpu", threads=1)
-    nodes = len(draft.model.graph.node)
+        open_session(temporary, device="cpu", threads=1, optional=True)
+    nodes = len(split(draft.model)[0].graph.node)
     return Report(output, contract, tuple(checks), tuple(notes), nodes, output.stat().st_size)
 
 
@@ -211,10 +212,14 @@ def _counted(draft: Draft, checks: list[Check], recipe: Recipe) -> tuple[Draft, 
 
 
 def _save(draft: Draft, contract: Contract, path: Path) -> None:
-    graph = b64encode(draft.maps.SerializeToString()).decode("ascii")
-    onnx.helper.set_model_props(draft.model, {**contract.to_metadata(), MAPS_KEY: graph})
+    model, piece = split(draft.model)
+    graphs = {MAPS_KEY: draft.maps.SerializeToString()}
+    if piece is not None:
+        graphs[OPTIONAL_KEY] = piece.SerializeToString()
+    encoded = {key: b64encode(graph).decode("ascii") for key, graph in graphs.items()}
+    onnx.helper.set_model_props(model, {**contract.to_metadata(), **encoded})
     try:
-        onnx.save(draft.model, str(path))
+        onnx.save(model, str(path))
     except ValueError as error:
         raise ExportError(f"the model is too large for one file (2 GB): {error}") from error
 
@@ -259,7 +264,7 @@ def _contract(draft: Draft, source: Source, checks: list[Check], recipe: Recipe)
         dimension=exposure.dimension,
         grid_height=height,
         grid_width=width,
-        fingerprint=fingerprint(draft.model, spec, settings),
+        fingerprint=fingerprint(split(draft.model)[0], spec, settings),
         source=source.facts | relative.facts(recipe),
         versions={
             name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)

@@ -16,7 +16,7 @@ import numpy as np
 from .protobuf import Value, fields, integers
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
+MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_OPERATOR = 4
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
@@ -50,7 +50,7 @@ def read_stored(model: bytes) -> Stored:
     """
     weights: list[str] = []
     operators: list[str] = []
-    for graph in _messages(memoryview(model), _MODEL_GRAPH):
+    for graph in _messages(memoryview(model), MODEL_GRAPH):
         for number, value in fields(graph):
             if number == _GRAPH_INITIALIZER:
                 weights.append(_digest(_message(value)))

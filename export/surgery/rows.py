@@ -5,8 +5,10 @@ these rows moves in front of every node that works row by row and whose other ro
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 
@@ -16,8 +18,9 @@ from .graph import attribute, reads
 from .nodes import SOURCE
 
 _EACH = {
-    "Add", "Cast", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity",
-    "LeakyRelu", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sin", "Softplus", "Sqrt", "Sub", "Tanh",
+    "Add", "Cast", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish",
+    "Identity", "LeakyRelu", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sin", "Softplus", "Sqrt",
+    "Sub", "Tanh",
 }  # fmt: skip
 Shape = tuple[int, ...]
 
@@ -28,7 +31,7 @@ def read_rows(
     kept: set[str],
     shape: Callable[[str], Shape | None],
     constant: Callable[[str], Array | None],
-    store: Callable[[Array, str], str],
+    store: Callable[[npt.NDArray[Any], str], str],
 ) -> list[onnx.NodeProto]:
     """The nodes with each Gather by ``index`` as far in front as it can be.
 
@@ -51,7 +54,7 @@ class _Rows:
         kept: set[str],
         shape: Callable[[str], Shape | None],
         constant: Callable[[str], Array | None],
-        store: Callable[[Array, str], str],
+        store: Callable[[npt.NDArray[Any], str], str],
     ) -> None:
         self.index, self.kept, self.shape, self.constant = index, kept, shape, constant
         self.store = store
@@ -128,7 +131,9 @@ class _Rows:
         for at, axis in inputs.items():
             name = f"{SOURCE}rows/{node.output[0]}/{node.input[at]}"
             copy.input[at] = name
-            made[name] = helper.make_node("Gather", [node.input[at], self.index], [name], name=name, axis=axis)
+            made[name] = helper.make_node(
+                "Gather", [node.input[at], self.index], [name], name=name, axis=axis
+            )
         copy.output[0] = gathers[0].output[0]
         sizes = self.constant(node.input[1]) if node.op_type == "Reshape" else None
         if sizes is not None:

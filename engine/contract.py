@@ -13,7 +13,12 @@ The contract is one JSON object under the key ``simmap.contract``, its version u
 where that says everything; the engine reads it and refuses, by the name of the field, what it does
 not know. Under ``simmap.maps`` lies, in base64, a small ONNX graph from (``places``, ``directions``)
 to ``maps``: what a GPU needs to keep feature maps to itself (see ``engine.runtime.cuda``). Under
-``simmap.graph`` lies a sha256 over both graphs (see ``engine.runtime.fingerprint``), which older files lack.
+``simmap.graph`` lies a sha256 over all graphs (see ``engine.runtime.fingerprint``), which older files lack.
+An artifact of pooling ``token`` may have, under ``simmap.optional``, a piece of graph that gives two more
+outputs when it is appended to its own (see ``engine.runtime.session``):
+
+- ``tokens`` (N, H, W, D) float32, the embedding that each cell's patches would give as the class token;
+- ``last_attention`` (N, H, W) float32, how the class token attends to each cell in the last block.
 """
 
 import base64
@@ -37,6 +42,8 @@ SCHEMA_KEY = "simmap.schema"
 CONTRACT_KEY = "simmap.contract"
 MAPS_KEY = "simmap.maps"
 GRAPH_KEY = "simmap.graph"
+OPTIONAL_KEY = "simmap.optional"
+OPTIONAL = ("tokens", "last_attention")
 ChannelOrder = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,11 +112,25 @@ class Network:
         """What the artifact says of itself."""
         return self.session.contract
 
-    def _open(self, threads: int) -> Session:
+    def _open(self, threads: int, *, optional: bool = False) -> Session:
         options = self.options
         return open_session(
-            self._model, device=options.device, threads=threads, tf32=options.tf32, cache=options.cache
+            self._model,
+            device=options.device,
+            threads=threads,
+            tf32=options.tf32,
+            cache=options.cache,
+            optional=optional,
         )
+
+    @cached_property
+    def _whole_session(self) -> Session:
+        """With the outputs that an ordinary run leaves out, where the artifact has them."""
+        if self.contract.pooling != "token":
+            return self.session
+        again = self._open(self._cpus, optional=True)
+        # Another artifact may have taken the file's place.
+        return again if again.contract == self.contract else self.session
 
     def session_of(self, position: int) -> Session:
         """The session for an image of a stream on the CPU, by its position.
@@ -176,12 +191,18 @@ class Network:
         check = session.sums.due()
         places: Array | None = None
         maps: Array | None = None
+        more: list[Array] = []
         try:
             if wanted is Wanted.MAPS and session.maps_stay_on_device:
                 directions = np.array([image.item.direction for image in images])
                 embeddings, maps = session.infer_maps(pixels, directions, options)
                 if check:
                     embeddings, places = session.infer(pixels, explained, options)
+            elif wanted is Wanted.ACTIVATIONS:
+                with self._lock:
+                    whole = self._whole_session
+                outputs = (*explained, *whole.optional)
+                embeddings, places, *more = whole.infer(pixels, outputs, options)
             elif check or wanted is not Wanted.VECTORS:
                 embeddings, places = session.infer(pixels, explained, options)
             else:
@@ -207,17 +228,19 @@ class Network:
                 norm = np.linalg.norm(embeddings[at])
                 results.append(Mapped(image.name, embeddings[at], image.geometry, values / norm))
             else:
-                results.append(self._explained(image, embeddings[at], values, wanted))
+                results.append(self._explained(image, embeddings[at], values, wanted, [m[at] for m in more]))
         return results
 
-    def _explained(self, image: Prepared, embedding: Array, places: Array, wanted: Wanted) -> Vector:
+    def _explained(
+        self, image: Prepared, embedding: Array, places: Array, wanted: Wanted, more: list[Array]
+    ) -> Vector:
         """The result of an image whose feature map is here."""
         parts, direction = parts_of(self.contract, places), image.item.direction
         if direction is None:
             rest = rest_of(self.contract, embedding, parts)
             if wanted is Wanted.ACTIVATIONS:
                 alpha = None if self.contract.has_parts else places
-                return Activated(image.name, embedding, image.geometry, parts, rest, alpha)
+                return Activated(image.name, embedding, image.geometry, parts, rest, alpha, *more)
             return Embedded(image.name, embedding, image.geometry, parts, rest)
         values = decompose.direction_map(parts, embedding, direction)
         return Mapped(image.name, embedding, image.geometry, values)

@@ -78,9 +78,14 @@ class Activated(Embedded):
     Attributes:
         path, embedding, geometry, parts, rest: as for ``Embedded``.
         alpha: (C, H, W), the last feature map; None with a head, whose ``parts`` the graph computes.
+        tokens: (H, W, D), for a class token the embedding that each cell's patches would give in its place;
+            None for other networks, and where the artifact does not have it.
+        attention: (H, W), how the class token attends to each cell in the last block; None likewise.
     """
 
     alpha: Array | None
+    tokens: Array | None = None
+    attention: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

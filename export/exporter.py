@@ -10,7 +10,15 @@ from typing import Any
 
 import onnx
 
-from simmap.engine.contract import GRAPH_KEY, MAPS_KEY, Contract, InputSpec, Precision, encode_bias
+from simmap.engine.contract import (
+    GRAPH_KEY,
+    MAPS_KEY,
+    OPTIONAL_KEY,
+    Contract,
+    InputSpec,
+    Precision,
+    encode_bias,
+)
 from simmap.engine.errors import ConfigError, ExportError, printable
 from simmap.engine.files import check_output, replacing
 from simmap.engine.runtime.fingerprint import graph_digest
@@ -28,6 +36,7 @@ from .sources.source import Source, open_source
 from .surgery.exposing import expose
 from .surgery.fingerprint import fingerprint
 from .surgery.maps import map_graph
+from .surgery.optional import split
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -145,8 +154,8 @@ def _export(recipe: Recipe, output: Path, force: bool, progress: Callable[[str],
     progress(f"writing {output}")
     with replacing(output, force=force) as temporary:
         _save(draft, contract, temporary)
-        open_session(temporary, device="cpu", threads=1)
-    nodes = len(draft.model.graph.node)
+        open_session(temporary, device="cpu", threads=1, optional=True)
+    nodes = len(split(draft.model)[0].graph.node)
     return Report(output, contract, tuple(checks), tuple(notes), nodes, output.stat().st_size)
 
 
@@ -212,13 +221,17 @@ def _counted(draft: Draft, checks: list[Check], recipe: Recipe) -> tuple[Draft, 
 
 
 def _save(draft: Draft, contract: Contract, path: Path) -> None:
-    maps = b64encode(draft.maps.SerializeToString()).decode("ascii")
-    metadata = {**contract.to_metadata(), MAPS_KEY: maps}
-    onnx.helper.set_model_props(draft.model, metadata)
+    model, piece = split(draft.model)
+    graphs = {MAPS_KEY: draft.maps.SerializeToString()}
+    if piece is not None:
+        graphs[OPTIONAL_KEY] = piece.SerializeToString()
+    metadata = contract.to_metadata()
+    metadata |= {key: b64encode(graph).decode("ascii") for key, graph in graphs.items()}
+    onnx.helper.set_model_props(model, metadata)
     try:
-        digest = graph_digest(draft.model.SerializeToString())
-        onnx.helper.set_model_props(draft.model, {**metadata, GRAPH_KEY: digest})
-        onnx.save(draft.model, str(path))
+        digest = graph_digest(model.SerializeToString())
+        onnx.helper.set_model_props(model, {**metadata, GRAPH_KEY: digest})
+        onnx.save(model, str(path))
     except ValueError as error:
         raise ExportError(f"the model is too large for one file (2 GB): {error}") from error
 
@@ -263,7 +276,7 @@ def _contract(draft: Draft, source: Source, checks: list[Check], recipe: Recipe)
         dimension=exposure.dimension,
         grid_height=height,
         grid_width=width,
-        fingerprint=fingerprint(draft.model, spec, settings),
+        fingerprint=fingerprint(split(draft.model)[0], spec, settings),
         source=source.facts | relative.facts(recipe),
         versions={
             name: metadata.version(name) for name in ("simmap", "onnx", "onnxruntime", *source.libraries)

@@ -21,7 +21,7 @@ from .draft import Draft
 from .held import attended_parts, carry
 from .sources.reference import Reference, as_channels_first, normalise
 from .sources.token_reference import PROOFS
-from .surgery.carrying import ATTENTION
+from .surgery.carrying import ATTENTION, TOKEN_TAIL
 from .surgery.exposing import normalises
 from .surgery.exposure import Exposure
 
@@ -64,8 +64,7 @@ def check(draft: Draft, reference: Reference | None) -> list[Check]:
     Raises:
         ExportError: the artifact does not run.
     """
-    attends = draft.exposure.attention is not None
-    network = _open(_with_attention(draft.model) if attends else draft.model)
+    network = _open(_with_inner(draft.model, _inner(draft.exposure)))
     mapping = _open(draft.maps)
     names = [output.name for output in network.get_outputs()]
     # A source may hold float16 of its own, whatever the precision of the artifact.
@@ -133,12 +132,19 @@ def _open(model: onnx.ModelProto) -> Any:
         raise ExportError(f"the artifact does not load: {error}") from error
 
 
-def _with_attention(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that also gives the weights and values that its attention pooling reads."""
+def _inner(exposure: Exposure) -> tuple[str, ...]:
+    """Tensors of an artifact that its parts are computed from again: of attention, or of a token's tail."""
+    if exposure.attention is not None:
+        return ATTENTION
+    return TOKEN_TAIL if exposure.tokens is not None and exposure.gated is not None else ()
+
+
+def _with_inner(model: onnx.ModelProto, names: tuple[str, ...]) -> onnx.ModelProto:
+    """A copy that also gives these tensors."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ATTENTION
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
     return copy
 
@@ -211,8 +217,16 @@ def _compare(name: str, images: str, ours: Array, expected: Array, tolerance: fl
 def _sums(exposure: Exposure, outputs: dict[str, Array], images: str, tolerance: float) -> list[Check]:
     """What the engine will rely on: places sum to the feature."""
     checks: list[Check] = []
-    if exposure.tokens is not None:
+    if exposure.tokens is not None and exposure.gated is None:
         return checks  # the rest is what remains: the source's blocks prove the parts
+    if exposure.tokens is not None and exposure.gated is not None:
+        # The feature and its parts are held against the source; here the gates behind them are.
+        expected, own = carry(exposure.gated, *(outputs[name] for name in TOKEN_TAIL))
+        total = outputs["parts"].astype(np.float64).sum(axis=(1, 2)) + own
+        return [
+            _compare("gated parts", images, outputs["parts"], expected, TOLERANCE["fp32"]),
+            _compare("embedding = sum(parts)", images, outputs["embedding"], total, SUM_TOLERANCE),
+        ]
     if exposure.pooling not in ("weights", "flatten", "attention"):
         eps = decompose.GEM_EPS if exposure.eps is None else exposure.eps
         conv = outputs["conv"].astype(np.float64)

@@ -54,6 +54,7 @@ def as_stored(exposure: Exposure, gated: Gated, model: onnx.ModelProto) -> Expos
 
 def _constant_rest(gated: Gated) -> Array:
     """What no place owns, where that is the same for all images: only zeros meet what is held."""
+    assert gated.start_bias is not None
     flows = {gated.start: gated.start_bias}
     for step in gated.steps:
         if step.output in gated.carriers:
@@ -78,6 +79,18 @@ def attended_parts(attention: Attention, weights: Array, values: Array) -> Array
     return np.stack(rows, axis=1).reshape(count, height, width, -1)
 
 
+def run(gated: Gated, feature: Array) -> Array:
+    """The embedding (N, D) float64 that the tail gives of features (N, F)."""
+    return _values(gated, feature)[gated.output]
+
+
+def _values(gated: Gated, feature: Array) -> dict[str, Array]:
+    values: dict[str, Array] = {gated.start: feature.astype(np.float64)}
+    for step in gated.steps:
+        values[step.output] = _run(step, [values[i] for i in step.inputs], gated.opset)
+    return values
+
+
 def carry(gated: Gated, feature: Array, parts: Array) -> tuple[Array, Array]:
     """What each place adds to the embedding, and what no place owns.
 
@@ -89,9 +102,7 @@ def carry(gated: Gated, feature: Array, parts: Array) -> tuple[Array, Array]:
     Returns:
         (N, H, W, D) and (N, D), float64. Their sum over places is the embedding.
     """
-    values: dict[str, Array] = {gated.start: feature.astype(np.float64)}
-    for step in gated.steps:
-        values[step.output] = _run(step, [values[i] for i in step.inputs], gated.opset)
+    values = _values(gated, feature)
     count, height, width, size = parts.shape
     flat = parts.astype(np.float64).reshape(count, height * width, size)
     each = _held(gated, values, flat, with_bias=False)

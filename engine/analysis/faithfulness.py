@@ -134,9 +134,8 @@ def faithfulness(
         stacked = np.array([one[baseline, kind, order] for one in measured])
         curves.setdefault(baseline, {}).setdefault(kind, {})[order] = stacked
     shares = np.linspace(0, 1, steps + 1)
-    return Faithfulness(
-        tuple(kept), len(pairs) - len(kept), shares, curves, skipped_orders(engine.contract), seed
-    )
+    skipped = skipped_orders(engine.contract, curves["blur"]["deletion"])
+    return Faithfulness(tuple(kept), len(pairs) - len(kept), shares, curves, skipped, seed)
 
 
 class _Altered:

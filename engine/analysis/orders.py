@@ -4,6 +4,8 @@ The other methods need the derivative of the cosine by the activations. On the l
 closed form for every pooling, so that no autograd and no PyTorch is needed.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from .. import decompose
@@ -28,14 +30,17 @@ NAMES = {
 }
 
 
-def skipped_orders(contract: Contract) -> dict[str, str]:
-    """Orders that ``order_maps`` leaves out for an artifact, and why."""
+def skipped_orders(contract: Contract, orders: Iterable[str]) -> dict[str, str]:
+    """Of the orders that an artifact might have, those that are not among ``orders``, and why."""
     skipped = {}
     if contract.has_parts or contract.pooling == "avg":
         skipped["gradient_x_activation"] = "it is the influence here"
-    if contract.pooling in ("token", "attention"):
-        skipped["token_cosine"] = "the artifact does not give the tokens themselves"
-        skipped["last_attention"] = "the artifact does not give attention weights"
+    if contract.pooling == "token" and "token_cosine" not in orders:
+        skipped |= dict.fromkeys(
+            ("token_cosine", "last_attention"), "an older simmap exported the model; export it again"
+        )
+    if contract.pooling == "attention":
+        skipped |= dict.fromkeys(("token_cosine", "last_attention"), "it is for class tokens")
     return skipped
 
 
@@ -115,7 +120,11 @@ def order_maps(image: Activated, other: Vector, contract: Contract) -> dict[str,
       where it is the influence;
     - ``eigen_cam``: the projection of A on its first principal component, not centred, with the sign that
       makes its sum positive (Muhammad and Yeasin, IJCNN 2020); it does not know the other image;
-    - ``norm``: ``|A[:, x]|``; it does not know the other image either.
+    - ``norm``: ``|A[:, x]|``; it does not know the other image either;
+    - ``token_cosine``: of a class token's network, the cosine of the embedding that each cell's patches would
+      give in the class token's place with the other image's embedding;
+    - ``last_attention``: how the class token attends to each cell in the last block, the mean over the heads;
+      it does not know the other image either.
     """
     activations, gradient = activations_and_gradient(image, other, contract)
     values, influence = image.map_against(other), image.map_against(other, "influence")
@@ -132,4 +141,11 @@ def order_maps(image: Activated, other: Vector, contract: Contract) -> dict[str,
         "eigen_cam": component if component.sum() >= 0 else -component,
         "norm": np.linalg.norm(activations, axis=0),
     }
-    return {order: one for order, one in maps.items() if order not in skipped_orders(contract)}
+    if "gradient_x_activation" in skipped_orders(contract, maps):
+        del maps["gradient_x_activation"]
+    if image.tokens is not None and image.attention is not None:
+        lengths = np.linalg.norm(image.tokens, axis=2) * np.linalg.norm(other.embedding)
+        products = image.tokens @ other.embedding
+        maps["token_cosine"] = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+        maps["last_attention"] = image.attention
+    return maps

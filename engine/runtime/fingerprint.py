@@ -14,12 +14,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..contract import MAPS_KEY
+from ..contract import MAPS_KEY, OPTIONAL_KEY
 from .protobuf import Value, fields, integers
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _ENTRY_KEY = 1
+_GRAPHS = (MAPS_KEY.encode(), OPTIONAL_KEY.encode())  # in the metadata
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_OPERATOR = 4
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
@@ -53,7 +54,7 @@ def read_stored(model: bytes) -> Stored:
     """
     weights: list[str] = []
     operators: list[str] = []
-    for graph in _messages(memoryview(model), _MODEL_GRAPH):
+    for graph in _messages(memoryview(model), MODEL_GRAPH):
         for number, value in fields(graph):
             if number == _GRAPH_INITIALIZER:
                 weights.append(_digest(_message(value)))
@@ -83,7 +84,7 @@ def fingerprint(stored: Stored, contract: Mapping[str, Any]) -> str:
 def graph_digest(model: bytes) -> str:
     """sha256 of an ONNX file, given its content, without the bytes of its weights and its metadata.
 
-    Of the metadata, the graph of maps counts.
+    Of the metadata, the graphs in it count.
 
     Raises:
         ValueError: it is no ONNX file.
@@ -97,9 +98,9 @@ def graph_digest(model: bytes) -> str:
 
     for number, value in fields(memoryview(model)):
         if number == _MODEL_METADATA:
-            if MAPS_KEY.encode() in _messages(_message(value), _ENTRY_KEY):
+            if any(key in _GRAPHS for key in _messages(_message(value), _ENTRY_KEY)):
                 add(number, value)
-        elif number != _MODEL_GRAPH:
+        elif number != MODEL_GRAPH:
             add(number, value)
         else:
             for part, inner in fields(_message(value)):

@@ -1,4 +1,4 @@
-"""Reading protobuf's wire format, without a schema.
+"""Protobuf's wire format, without a schema.
 
 See https://protobuf.dev/programming-guides/encoding.
 """
@@ -34,6 +34,11 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
         yield number, value
 
 
+def message(number: int, content: bytes) -> bytes:
+    """A field that holds a message, as it lies in another one."""
+    return _encoded(number << 3 | 2) + _encoded(len(content)) + content
+
+
 def integers(value: Value) -> Iterator[int]:
     """The integers of one entry of a repeated integer field, which may be packed; signed, 64 bits."""
     if isinstance(value, int):
@@ -61,3 +66,12 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         if byte < 128:
             return value & (1 << 64) - 1, at
         shift += 7
+
+
+def _encoded(value: int) -> bytes:
+    """An integer of seven bits a byte."""
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..contract import CONTRACT_KEY, GRAPH_KEY, MAPS_KEY, Contract
+from ..contract import CONTRACT_KEY, GRAPH_KEY, MAPS_KEY, OPTIONAL, OPTIONAL_KEY, Contract
 from ..errors import ArtifactError, printable
 from ..places import SumCheck
 from ..types import Array, Pixels
 from .cpus import usable_cpus
 from .cuda import Lanes
 from .device import cuda_settings, open_on_device, parse_device
-from .fingerprint import fingerprint, graph_digest, read_stored
+from .fingerprint import MODEL_GRAPH, fingerprint, graph_digest, read_stored
 from .ort import CPU, CUDA, create_session, import_runtime, one_line, session_options
+from .protobuf import message
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -48,6 +49,12 @@ class Session:
     @cached_property
     def _input(self) -> str:
         return cast(str, self.inference.get_inputs()[0].name)
+
+    @cached_property
+    def optional(self) -> tuple[str, ...]:
+        """Names of the outputs that it gives beyond those of the contract: all of ``OPTIONAL``, or none."""
+        names = {output.name for output in self.inference.get_outputs()}
+        return OPTIONAL if set(OPTIONAL) <= names else ()
 
     @property
     def graph(self) -> str | None:
@@ -118,6 +125,7 @@ def open_session(
     threads: int = 0,
     tf32: bool = False,
     cache: bool = False,
+    optional: bool = False,
 ) -> Session:
     """Open an artifact on a device, and check its contract, its weights and its graph.
 
@@ -128,6 +136,8 @@ def open_session(
         tf32: let CUDA round float32 products to TF32: faster, and maps differ in the third digit.
         cache: on the CPU, keep the optimised graph for the next time, and use it where it is kept. A file
             whose graph is kept was checked when it was made, and is not read again.
+        optional: also with the outputs that an ordinary run leaves out, where the artifact has them
+            (``Session.optional``); ``cache`` is then left out.
 
     Raises:
         DeviceError: the device is unavailable; the message says what is missing.
@@ -138,7 +148,8 @@ def open_session(
     kind, index = parse_device(device)
     _check_file(path)
     options = session_options(threads or usable_cpus())
-    create = partial(_create_checked, path, options)
+    create = partial(_create_whole if optional else _create_checked, path, options)
+    cache = cache and not optional
     inference, taken = open_on_device(path, options, create, kind=kind, index=index, tf32=tf32, cache=cache)
     contract = read_contract(inference, path)
     on_cpu = taken == "cpu"
@@ -193,6 +204,24 @@ def _create_checked(path: Path, options: Any, providers: list[Any]) -> Any:
             "edited, copy or export it again"
         )
     return inference
+
+
+def _create_whole(path: Path, options: Any, providers: list[Any]) -> Any:
+    """As ``_create_checked``, with the piece of graph that the metadata keeps appended to the file's own."""
+    inference = _create_checked(path, options, providers)
+    encoded = _metadata(inference, path).get(OPTIONAL_KEY)
+    if encoded is None:
+        return inference
+    try:
+        piece = b64decode(encoded, validate=True)
+        # Protobuf's readers merge two messages of one field: nodes, weights and outputs are appended.
+        whole = path.read_bytes() + message(MODEL_GRAPH, piece)
+        return create_session(whole, options, providers)
+    except (ArtifactError, OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{printable(str(path))}: its {OPTIONAL_KEY} is no piece of its graph ({one_line(error)}); "
+            "export it again"
+        ) from error
 
 
 def run_options() -> "onnxruntime.RunOptions":
@@ -256,7 +285,8 @@ def _check_signature(inference: Any, contract: Contract, path: Path) -> None:
     if not contract.has_parts:
         expected["pooled"] = (None, contract.dimension)
     outputs = {output.name: output for output in inference.get_outputs()}
-    for name in contract.outputs:
+    expected |= {"tokens": expected["parts"], "last_attention": expected["parts"][:3]}
+    for name in (*contract.outputs, *(name for name in OPTIONAL if name in outputs)):
         if name not in outputs:
             raise ArtifactError(
                 f"{printable(str(path))}: lacks the output {name!r} that its contract names; export it again"

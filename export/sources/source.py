@@ -97,7 +97,7 @@ def _by_graph(graph: Graph, exposure: Exposure) -> Reference:
     """What the source's own graph gives."""
     if exposure.tokens is None or exposure.embedding is None:
         return onnx_reference(graph, exposure)
-    return token_reference(graph, exposure.tokens, exposure.tail, exposure.embedding)
+    return token_reference(graph, exposure.tokens, exposure)
 
 
 def _open_torch(recipe: Recipe) -> Source:

@@ -13,9 +13,13 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from simmap.engine.contract import OPTIONAL
 from simmap.engine.types import Array
 
+from ..held import run as run_tail
 from ..surgery.affine import Affine
+from ..surgery.carrying import TOKEN_TAIL
+from ..surgery.exposure import Exposure
 from ..surgery.graph import Graph, plain_session
 from ..surgery.tokens import Tokens
 from .reference import Reference
@@ -25,20 +29,24 @@ PROOFS = ("blocks", "state", "head")
 _INDEX = "simmap/read"
 
 
-def token_reference(graph: Graph, tokens: Tokens, tail: Affine | None, embedding: str) -> Reference:
+def token_reference(graph: Graph, tokens: Tokens, exposure: Exposure) -> Reference:
     """The embedding, parts, and what proves them, of the source file itself.
 
     Returns:
         A function that gives, by name, pairs of what is summed and what the source has:
 
-        - ``embedding`` and ``parts``: the artifact's against the source's;
+        - ``embedding`` and ``parts``: the artifact's against the source's; with gates behind the token, the
+          feature in front of them and what places add to it in place of ``parts``;
+        - ``tokens`` and ``last_attention``: likewise;
         - ``blocks``: for each attention branch, the sum over all tokens and b_O against the branch;
         - ``state``: the sum of all branches against the last state;
-        - ``head``: the norm and the affine head of that state against the embedding.
+        - ``head``: the norm and the affine head of that state against the feature or embedding.
     """
+    gated, target = exposure.gated, str(exposure.embedding)
+    feature = target if gated is None else tokens.readout.output
     names = {block.weights: f"{block.weights}/simmap" for block in tokens.blocks}
     values = [block.values for block in tokens.blocks]
-    wanted = [tokens.readout.state, *tokens.branches, *values, embedding]
+    wanted = [tokens.readout.state, *tokens.branches, *values, feature, target]
     outputs = list(dict.fromkeys([*wanted, *names.values()]))
     session = plain_session(_with_rows(graph, tokens, names, wanted))
     dtype = onnx.helper.tensor_dtype_to_np_dtype(graph.input_type)
@@ -51,21 +59,26 @@ def token_reference(graph: Graph, tokens: Tokens, tail: Affine | None, embedding
             tensors: dict[str, Array] = {
                 name: np.asarray(value, np.float64) for name, value in zip(outputs, given, strict=True)
             }
-            rows.append(_of_one_image(tensors, tokens, tail, embedding, names))
+            row = _of_one_image(tensors, tokens, exposure.tail, feature, names)
+            rows.append({**row, "embedding": (np.zeros(()), tensors[target].reshape(-1))})
         expected = {name: np.stack([row[name][1] for row in rows]) for name in rows[0]}
         summed = {name: np.stack([row[name][0] for row in rows]) for name in rows[0]}
-        pairs = {name: (summed[name], expected[name]) for name in PROOFS}
+        if gated is not None:
+            vectors = expected["tokens"]
+            flat = run_tail(gated, vectors.reshape(-1, vectors.shape[-1]))
+            expected["tokens"] = flat.reshape(*vectors.shape[:-1], -1)
+        ours = {"parts": "parts"} if gated is None else {TOKEN_TAIL[0]: "head", TOKEN_TAIL[1]: "parts"}
+        ours |= {name: name for name in ("embedding", *OPTIONAL)}
         return {
-            "embedding": (found["embedding"], expected["head"].astype(np.float32)),
-            "parts": (found["parts"], expected["parts"].astype(np.float32)),
-            **pairs,
+            **{name: (found[name], expected[theirs].astype(np.float32)) for name, theirs in ours.items()},
+            **{name: (summed[name], expected[name]) for name in PROOFS},
         }
 
     return run
 
 
 def _of_one_image(
-    tensors: dict[str, Array], tokens: Tokens, tail: Affine | None, embedding: str, names: dict[str, str]
+    tensors: dict[str, Array], tokens: Tokens, tail: Affine | None, feature: str, names: dict[str, str]
 ) -> dict[str, tuple[Array, Array]]:
     """Pairs of what is summed and what the source has, for one image."""
     readout, read = tokens.readout, list(tokens.readout.tokens)
@@ -86,7 +99,7 @@ def _of_one_image(
         sums.append((effect.sum(axis=1) + block.bias()) / size)
         branches.append(branch / size)
         effects = effects + effect
-    state = rows(readout.state)
+    state, every = rows(readout.state), tensors[readout.state].reshape(tokens.count, -1)
     total = sum((rows(branch) for branch in tokens.branches), start=np.zeros_like(state))
     centred: Array = state
     sigma: Array = np.ones((len(read), 1))
@@ -97,19 +110,27 @@ def _of_one_image(
         sigma = np.sqrt((centred**2).mean(axis=1, keepdims=True) + readout.norm.epsilon)
         gain, shift = readout.norm.gain, readout.norm.bias
         effects = effects - effects.mean(axis=2, keepdims=True)
+        every = every - every.mean(axis=1, keepdims=True)
+        every = every / np.sqrt((every**2).mean(axis=1, keepdims=True) + readout.norm.epsilon)
     shares = np.array(readout.weights)
     vector = np.einsum("k,kc->c", shares, gain * centred / sigma + shift)
     parts = np.einsum("k,ktc->tc", shares, gain * effects / sigma[:, None])
-    parts = tokens.cell_of().astype(np.float64) @ parts
+    member = tokens.cell_of().astype(np.float64)
+    parts = member @ parts
+    cells = member / member.sum(axis=1, keepdims=True) @ (gain * every + shift) * shares.sum()
     if tail is not None:
         dense = tail.matrix.ndim == 2
         vector = (tail.matrix @ vector if dense else tail.matrix * vector) + tail.bias
         parts = parts @ tail.matrix.T if dense else parts * tail.matrix
+        cells = (cells @ tail.matrix.T if dense else cells * tail.matrix) + tail.bias
+    last = tensors[names[tokens.blocks[-1].weights]].reshape(-1, tokens.count).mean(axis=0)
     return {
         "blocks": (np.stack(sums), np.stack(branches)),
         "state": (total, state),
-        "head": (vector, tensors[embedding].reshape(-1)),
+        "head": (vector, tensors[feature].reshape(-1)),
         "parts": (np.zeros(()), parts.reshape(*tokens.cells, -1)),
+        "tokens": (np.zeros(()), cells.reshape(*tokens.cells, -1)),
+        "last_attention": (np.zeros(()), (member @ last).reshape(tokens.cells)),
     }
 
 

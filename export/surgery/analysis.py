@@ -90,7 +90,10 @@ def analyse(
     exposure = _expose(graph, nearest, cut, notes, is_normed=end == "norm")
     scale = 1.0 if nearest.kind == "flatten" else nearest.scale
     try:
-        gated = gated_tail(graph, cut, target, scale=scale, bias=exposure.tail_bias)
+        bias = exposure.tail_bias
+        if bias is None:
+            bias = np.zeros(int(np.prod(graph.shape(cut))))
+        gated = gated_tail(graph, cut, target, scale=scale, bias=bias)
     except NotHeldError as error:
         raise ExportError(_refusal(graph, nearest, error.node)) from error
     kept = _kept(gated, gated.steps[0].sizes[0] if gated.steps else gated.dimension, nearest.kind)
@@ -132,7 +135,9 @@ def _expose_attention(
 ) -> Exposure:
     """Put the attention pooling and its tail together."""
     try:
-        gated = gated_tail(graph, attention.output, target, mask=attention.mask(graph), bias=None)
+        gated = gated_tail(
+            graph, attention.output, target, mask=attention.mask(graph), bias=np.zeros(attention.size)
+        )
     except NotHeldError as error:
         raise ExportError(
             f"{graph.name}: node {graph.describe(error.node)} behind the attention pooling is not linear "
@@ -149,21 +154,25 @@ def _expose_attention(
 def _expose_tokens(
     graph: Graph, tokens: Tokens, target: str, notes: list[str], embedding: str, *, is_normed: bool
 ) -> Exposure:
-    """Put the tokens and the affine tail together."""
+    """Put the tokens and the tail together."""
     read = tokens.readout.output
     if embedding == "pooled":
         target, is_normed = read, False
-    for tensor in graph.dominators(target):
-        node = graph.producer.get(tensor)
-        if tensor == read or node is None:
-            break
-        if node.op_type not in AFFINE or len(graph.data_inputs(node)) != 1:
-            raise ExportError(
-                f"{graph.name}: node {graph.describe(node)} between the class token and the embedding is not "
-                "affine, so no place owns its part of the score; cut the embedding before it with "
-                f"--embedding {graph.data_inputs(node)[0]!r} or --embedding pooled"
-            )
     channels = graph.shape(tokens.readout.state)[2]
+    exposure = Exposure(
+        tokens.readout.state, "NLC", (channels, *tokens.cells), "token", tokens=tokens, embedding=target,
+        is_normed=is_normed,
+    )  # fmt: skip
+    if not _is_affine(graph, read, target):
+        try:
+            gated = gated_tail(graph, read, target, bias=None)
+        except NotHeldError as error:
+            raise ExportError(
+                f"{graph.name}: node {graph.describe(error.node)} between the class token and the embedding "
+                "is not linear even with its gates held, so no place owns its part of the score; cut the "
+                f"embedding before it with --embedding {_before(graph, error.node)!r} or --embedding pooled"
+            ) from error
+        return replace(exposure, gated=gated, notes=(*notes, _kept(gated, channels, "token")))
     tail = affine_tail(graph, read, target, channels)
     if tail is not None and tail.matrix.ndim == 2:
         notes = [
@@ -171,10 +180,20 @@ def _expose_tokens(
             f"an affine head leads from the token's {channels} features to {tail.dimension} and is kept, as "
             "CLIP's projection must be; before a classifier's, --embedding pooled takes the token itself",
         ]
-    return Exposure(
-        tokens.readout.state, "NLC", (channels, *tokens.cells), "token", tail=tail, tokens=tokens,
-        embedding=target, is_normed=is_normed, notes=tuple(notes),
-    )  # fmt: skip
+    return replace(exposure, tail=tail, notes=tuple(notes))
+
+
+def _is_affine(graph: Graph, start: str, target: str) -> bool:
+    """Whether one chain of affine nodes leads from one tensor to another."""
+    tensor = target
+    while tensor != start:
+        node = graph.producer[tensor]
+        inputs = graph.data_inputs(node)
+        is_left = node.op_type != "MatMul" or node.input[0] in inputs
+        if node.op_type not in AFFINE or len(inputs) != 1 or not is_left:
+            return False
+        tensor = inputs[0]
+    return True
 
 
 def _gem(pool: Pooling, p: float | None) -> tuple[float | None, float | None]:

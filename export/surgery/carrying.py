@@ -11,6 +11,9 @@ from .steps import Gated, Step
 TAIL = f"{OURS}tail/"
 # What the gate computes the parts of an attention pooling from: its weights and its values.
 ATTENTION = (f"{OURS}attention", f"{OURS}attended")
+# The feature of a class token in front of its gates, and what each place adds to it.
+TAIL_FEATURE, TAIL_PARTS = "tail_feature", "tail_parts"
+TOKEN_TAIL = (f"{OURS}{TAIL_FEATURE}", f"{OURS}{TAIL_PARTS}")
 
 
 def add_attention(nodes: Nodes, attention: Attention, weights: str, values: str) -> tuple[str, str]:
@@ -63,6 +66,15 @@ def add_tail(nodes: Nodes, gated: Gated, value: str, parts: str) -> None:
     nodes.add("Identity", [writer.parts[gated.output]], "parts")
 
 
+def add_tail_values(nodes: Nodes, gated: Gated, value: str) -> str:
+    """What the steps give of further features (N, F), with the weights that ``add_tail`` has stored."""
+    writer = _Writer(nodes, frozenset(), again=True)
+    writer.values[gated.start] = value
+    for step in gated.steps:
+        writer.write(step)
+    return writer.values[gated.output]
+
+
 def weight_name(step: Step, name: str) -> str:
     """The initializer that holds the ``matrix`` or ``bias`` of a step."""
     return f"{TAIL}{step.output}/{name}"
@@ -71,15 +83,16 @@ def weight_name(step: Step, name: str) -> str:
 class _Writer:
     """Values are (N, F), parts (N, H, W, F), whatever the tensors of the source looked like."""
 
-    def __init__(self, nodes: Nodes, carriers: frozenset[str]) -> None:
-        self.nodes, self.carriers = nodes, carriers
+    def __init__(self, nodes: Nodes, carriers: frozenset[str], *, again: bool = False) -> None:
+        self.nodes, self.carriers, self.again = nodes, carriers, again
         self.values: dict[str, str] = {}
         self.parts: dict[str, str] = {}
-        self.prefix = ""
+        self.prefix = self.names = ""
 
     def write(self, step: Step) -> None:
         """One step: always its value, and its parts where they are on the way."""
         self.prefix = f"tail/{step.output}/"
+        self.names = f"tail/again/{step.output}/" if self.again else self.prefix
         values = [self.values[i] for i in step.inputs]
         carries = step.output in self.carriers
         parts = [self.parts[i] for i in step.carried] if carries else []
@@ -89,12 +102,16 @@ class _Writer:
             self.parts[step.output] = carried
 
     def _add(self, op: str, inputs: list[str], name: str, **attributes: object) -> str:
-        return self.nodes.add(op, inputs, f"{self.prefix}{name}", **attributes)
+        return self.nodes.add(op, inputs, f"{self.names}{name}", **attributes)
 
     def _floats(self, value: object, name: str) -> str:
+        if self.again:
+            return f"{OURS}{self.prefix}{name}"
         return self.nodes.floats(np.asarray(value, dtype=np.float64), f"{self.prefix}{name}")
 
     def _ints(self, value: object, name: str) -> str:
+        if self.again:
+            return f"{OURS}{self.prefix}{name}"
         return self.nodes.constant(np.asarray(value, dtype=np.int64), f"{self.prefix}{name}")
 
     def _linear(self, step: Step, values: list[str], parts: list[str]) -> tuple[str, str]:
@@ -141,7 +158,7 @@ class _Writer:
                 inputs.append(rest.pop(0) if name else "")
         copy = onnx.NodeProto()
         copy.CopyFrom(step.node)
-        copy.name = copy.output[0] = f"{OURS}{self.prefix}value"
+        copy.name = copy.output[0] = f"{OURS}{self.names}value"
         copy.input[:] = inputs
         del copy.output[1:]
         self.nodes.nodes.append(copy)

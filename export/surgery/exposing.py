@@ -1,18 +1,22 @@
 """Write the artifact's graph: uint8 photos in, feature map, pooled feature and parts out."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ExportError
 from simmap.engine.runtime.ort import one_line
 
-from .affine import Affine
-from .carrying import add_attention, add_tail
+from .carrying import TAIL_FEATURE, TAIL_PARTS, add_attention, add_tail
 from .exposure import Exposure
 from .graph import Graph, attribute
 from .nodes import OURS, RESERVED, SOURCE, Nodes
+from .rows import read_rows
+from .token_orders import add_last_attention, add_token_states
 from .token_parts import BlockNodes, add_token_head
 from .tokens import Tokens, one_size
 
@@ -59,7 +63,7 @@ def expose(graph: Graph, exposure: Exposure, spec: InputSpec) -> onnx.ModelProto
     builder = _Builder(graph, exposure, dynamic=spec.dynamic)
     builder.add_input(spec)
     if exposure.tokens is not None:
-        builder.add_tokens(exposure.tokens, exposure.tail)
+        builder.add_tokens(exposure.tokens, exposure)
         return builder.model(spec)
     builder.add_conv(exposure)
     builder.add_heads(exposure)
@@ -189,14 +193,37 @@ class _Builder(Nodes):
             self.add("Cast", [tensor], "conv", to=TensorProto.FLOAT)
         self._output("conv", ["N", exposure.shape[0], "H", "W"])
 
-    def add_tokens(self, tokens: Tokens, tail: Affine | None) -> None:
-        """``parts`` of the patch tokens, and ``embedding``."""
+    def add_tokens(self, tokens: Tokens, exposure: Exposure) -> None:
+        """``parts`` of the patch tokens, ``embedding``, and what other methods order the tokens by."""
+        tail, gated = exposure.tail, exposure.gated
         blocks = BlockNodes(tokens, self._name)
         self.weights += blocks.weights
         self._insert(blocks.nodes)
-        dimension = add_token_head(self, tokens, tail, blocks.total, self.conv)
+        whole, kept = self.body, {blocks.total, blocks.states, blocks.rows}
+        self.body = read_rows(whole, blocks.index, kept, self._shape, self._value, self.constant)
+        dimension = add_token_head(self, tokens, tail, gated, blocks.total, blocks.states)
         self._output("embedding", ["N", dimension])
         self._output("parts", ["N", *tokens.cells, dimension])
+        # The states of all tokens are asked for by other methods alone: see ``optional``.
+        made = {name for node in self.body for name in node.output}
+        self.body += [node for node in whole if made.isdisjoint(node.output)]
+        add_token_states(self, tokens, tail, gated, self.conv)
+        self._output("tokens", ["N", *tokens.cells, dimension])
+        add_last_attention(self, tokens, blocks.rows)
+        self._output("last_attention", ["N", *tokens.cells])
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape at batch 1 of a tensor of the network; None for those of ours."""
+        source = name.removeprefix(SOURCE) if name.removeprefix(SOURCE) in RESERVED else name
+        known = source in self.source.values or source in self.source.initializers
+        return self.source.shape(source) if known else None
+
+    def _value(self, name: str) -> npt.NDArray[Any] | None:
+        """The value of a tensor of the network that does not depend on the image, at batch 1, else None."""
+        for tensor in self.weights:
+            if tensor.name == name:
+                return numpy_helper.to_array(tensor)
+        return self.source.constant(name)
 
     def _insert(self, nodes: list[onnx.NodeProto]) -> None:
         """Put nodes into the network, each as early as its inputs are there.
@@ -341,4 +368,4 @@ def normalises(model: onnx.ModelProto) -> bool:
 
 def _names(exposure: Exposure) -> tuple[str, str]:
     """What the affine tail gives, and its parts: those of the artifact, or what a gated tail begins with."""
-    return ("embedding", "parts") if exposure.gated is None else ("tail_feature", "tail_parts")
+    return ("embedding", "parts") if exposure.gated is None else (TAIL_FEATURE, TAIL_PARTS)

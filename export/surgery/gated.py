@@ -36,7 +36,7 @@ def gated_tail(
         start: a tensor that every path from the image to ``target`` crosses.
         mask: which numbers of ``start`` are the feature, the others being never used; by default all.
         scale: ``start`` is this times the feature that is given.
-        bias: what of the given feature no place owns (F,); None for nothing.
+        bias: what of the given feature no place owns (F,); None where that depends on the image.
 
     Raises:
         NotHeldError: with the node that the rules do not cover.
@@ -68,9 +68,8 @@ class _Walk:
 
     def __post_init__(self) -> None:
         size = int(self.mask.sum())
-        rest = np.zeros(size) if self.bias is None else self.bias
         self.opset = next(o.version for o in self.graph.model.opset_import if o.domain in ("", "ai.onnx"))
-        self.facts = {"start": _Facts(size, True, frozenset(), rest)}
+        self.facts = {"start": _Facts(size, True, frozenset(), self.bias)}
         vector = "start"
         if self.scale != 1:
             vector = self._linear("start", np.full(size, self.scale), np.zeros(size))
@@ -106,9 +105,7 @@ class _Walk:
                 wanted.update(step.inputs)
                 kept.append(step)
         fact = self.facts[output]
-        given = self.facts["start"].rest
-        assert given is not None
-        return Gated("start", output, tuple(kept[::-1]), fact.size, self.opset, given, fact.rest)
+        return Gated("start", output, tuple(kept[::-1]), fact.size, self.opset, self.bias, fact.rest)
 
     def _culprit(self, target: str) -> onnx.NodeProto:
         """The last node that turned what places add up to into something else."""

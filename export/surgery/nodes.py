@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .exposure import Exposure
 
-RESERVED = ("image", "conv", "pooled", "embedding", "parts")
+RESERVED = ("image", "conv", "pooled", "embedding", "parts", "tokens", "last_attention")
 # Tensors that are added are called OURS..., those of the source whose names clash SOURCE....
 OURS, SOURCE = "simmap/", "source/"
 
@@ -31,6 +31,11 @@ class Nodes:
     def floats(self, value: npt.NDArray[np.floating[Any]] | float, name: str) -> str:
         """Store a float32 weight."""
         return self.constant(np.asarray(value, dtype=np.float32), name)
+
+    def floats_once(self, value: npt.NDArray[np.floating[Any]] | float, name: str) -> str:
+        """As ``floats``, for a weight that several nodes read: the first one stores it."""
+        stored = f"{OURS}{name}"
+        return stored if any(weight.name == stored for weight in self.weights) else self.floats(value, name)
 
     def add(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """Append a node with one output and give the output's name."""

@@ -83,7 +83,7 @@ class Gated:
         steps: in an order in which they can be computed.
         dimension: D.
         opset: of the functions' nodes.
-        start_bias: (F,), what of ``start`` no place owns.
+        start_bias: (F,), what of ``start`` no place owns; None where that depends on the image.
         bias: (D,), what no place owns, where that is the same for all images; None where it is not.
     """
 
@@ -92,7 +92,7 @@ class Gated:
     steps: tuple[Step, ...]
     dimension: int
     opset: int
-    start_bias: Array
+    start_bias: Array | None
     bias: Array | None
 
     @property

@@ -12,7 +12,10 @@ from simmap.engine.types import Array
 
 from .affine import Affine
 from .blocks import Block, Linear
-from .nodes import SOURCE, Nodes
+from .carrying import TAIL_FEATURE, TAIL_PARTS, add_tail
+from .nodes import OURS, SOURCE, Nodes
+from .readout import Norm
+from .steps import Gated
 from .tokens import Tokens
 
 
@@ -41,6 +44,8 @@ class BlockNodes:
             total = effect if i == 0 else self._add("Add", [total, effect], f"block{i}/total")
         # (N, K cells, C), or (N, K T, C) where a cell is a patch.
         self.total = total
+        # (N, K, C): the last state of the tokens that are read.
+        self.states = self._add("Gather", [name(tokens.readout.state), self.index], "read_states", axis=1)
 
     def _constant(self, value: npt.NDArray[Any], name: str) -> str:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{SOURCE}{name}"))
@@ -61,7 +66,7 @@ class BlockNodes:
         read, count = len(tokens.readout.tokens), tokens.count
         width = block.width
         # Whether the batch and the heads are one axis or two, the tokens are the last but one.
-        rows = self._add(
+        rows = self.rows = self._add(
             "Gather", [self.name(block.weights), self.index], f"{prefix}rows", axis=1 + (not block.is_merged)
         )
         values = self.name(block.values)
@@ -100,8 +105,18 @@ class BlockNodes:
         return tensor
 
 
-def add_token_head(nodes: Nodes, tokens: Tokens, tail: Affine | None, total: str, state: str) -> int:
-    """``embedding`` (N, D) and ``parts`` (N, H, W, D) from the blocks' sum and the last state of all tokens.
+def add_token_head(
+    nodes: Nodes, tokens: Tokens, tail: Affine | None, gated: Gated | None, total: str, states: str
+) -> int:
+    """``embedding`` (N, D) and ``parts`` (N, H, W, D).
+
+    Args:
+        nodes: the artifact under construction.
+        tokens: of the network.
+        tail: the affine map behind the last norm; None for none.
+        gated: what follows it; None for nothing.
+        total: the sum over the blocks of what each token adds, see ``BlockNodes``.
+        states: the last states of the tokens that are read (N, K, C).
 
     Returns:
         D.
@@ -110,25 +125,14 @@ def add_token_head(nodes: Nodes, tokens: Tokens, tail: Affine | None, total: str
     read = len(readout.tokens)
     channels = len(tokens.blocks[-1].bias())
     total = nodes.add("Cast", [total], "effects", to=TensorProto.FLOAT)
-    index = nodes.constant(np.array(readout.tokens, dtype=np.int64), "read")
-    states = nodes.add("Gather", [state, index], "read_states", axis=1)
-    states = nodes.add("Cast", [states], "states", to=TensorProto.FLOAT)  # (N, K, C)
-    share = nodes.floats(np.full((channels, 1), 1 / channels), "mean_weights")
+    states = nodes.add("Cast", [states], "states", to=TensorProto.FLOAT)
     shares: str = nodes.floats(np.array(readout.weights)[None, None], "read_weights")  # (1, 1, K)
     if norm is not None:
-        mean = nodes.add("MatMul", [states, share], "state_mean")
-        centred = nodes.add("Sub", [states, mean], "centred")
-        square = nodes.add("Mul", [centred, centred], "square")
-        variance = nodes.add("MatMul", [square, share], "variance")
-        epsilon = nodes.floats(norm.epsilon, "epsilon")
-        sigma = nodes.add("Sqrt", [nodes.add("Add", [variance, epsilon], "above")], "sigma")  # (N, K, 1)
-        states = nodes.add("Div", [centred, sigma], "normed")
+        states, sigma = add_norm(nodes, states, norm, "")
         row = nodes.constant(np.array([-1, 1, read], dtype=np.int64), "row_shape")
         shares = nodes.add(
             "Div", [shares, nodes.add("Reshape", [sigma, row], "sigma_row")], "effect_weights"
         )  # (N, 1, K)
-    gain = np.ones(channels) if norm is None else norm.gain
-    shift = np.zeros(channels) if norm is None else norm.bias * sum(readout.weights)
     weights = nodes.floats(np.array(readout.weights)[None, None], "token_weights")
     vector = nodes.add("MatMul", [weights, states], "token_sum")  # (N, 1, C)
     flat = nodes.constant(np.array([-1, channels], dtype=np.int64), "token_shape")
@@ -141,29 +145,68 @@ def add_token_head(nodes: Nodes, tokens: Tokens, tail: Affine | None, total: str
     if not tokens.is_coarse:
         at = nodes.constant(tokens.places.astype(np.int64), "places")
         effect = nodes.add("Gather", [effect, at], "effects_of_places", axis=1)
-    matrix, bias = _head(tail, gain, shift)
-    dimension = len(bias)
+    matrix, _ = _head(tokens, tail)
     if matrix.ndim == 2:
         # Subtracting the mean is linear: it goes into the matrix.
         linear = matrix if norm is None else matrix - matrix.mean(axis=1, keepdims=True)
         part = nodes.add("MatMul", [effect, nodes.floats(linear.T, "parts_head")], "places_last")
-        vector = nodes.add("MatMul", [vector, nodes.floats(matrix.T, "head")], "linear")
     else:
         if norm is not None:
+            share = f"{OURS}mean_weights"
             effect = nodes.add(
                 "Sub", [effect, nodes.add("MatMul", [effect, share], "effect_mean")], "above_mean"
             )
-        scale = nodes.floats(matrix, "head")
-        part = nodes.add("Mul", [effect, scale], "places_last")
-        vector = nodes.add("Mul", [vector, scale], "linear")
-    nodes.add("Add", [vector, nodes.floats(bias, "bias")], "embedding")
+        part = nodes.add("Mul", [effect, nodes.floats_once(matrix, "head")], "places_last")
+    feature, name = ("embedding", "parts") if gated is None else (TAIL_FEATURE, TAIL_PARTS)
+    vector, dimension = add_head(nodes, tokens, tail, vector, "", feature)
     grid = nodes.constant(np.array([-1, *tokens.cells, dimension], dtype=np.int64), "parts_shape")
-    nodes.add("Reshape", [part, grid], "parts")
-    return dimension
+    part = nodes.add("Reshape", [part, grid], name)
+    if gated is None:
+        return dimension
+    add_tail(nodes, gated, vector, part)
+    return gated.dimension
 
 
-def _head(tail: Affine | None, gain: Array, shift: Array) -> tuple[Array, Array]:
+def add_norm(nodes: Nodes, states: str, norm: Norm, prefix: str) -> tuple[str, str]:
+    """``(x - mean(x)) / sigma`` of states (N, K, C), without gain and bias, and sigma (N, K, 1)."""
+    channels = len(norm.gain)
+    share = nodes.floats_once(np.full((channels, 1), 1 / channels), "mean_weights")
+    mean = nodes.add("MatMul", [states, share], f"{prefix}state_mean")
+    centred = nodes.add("Sub", [states, mean], f"{prefix}centred")
+    square = nodes.add("Mul", [centred, centred], f"{prefix}square")
+    variance = nodes.add("MatMul", [square, share], f"{prefix}variance")
+    above = nodes.add("Add", [variance, nodes.floats_once(norm.epsilon, "epsilon")], f"{prefix}above")
+    sigma = nodes.add("Sqrt", [above], f"{prefix}sigma")
+    return nodes.add("Div", [centred, sigma], f"{prefix}normed"), sigma
+
+
+def add_head(
+    nodes: Nodes, tokens: Tokens, tail: Affine | None, vector: str, prefix: str, name: str = "token_head"
+) -> tuple[str, int]:
+    """The norm's gain and bias and the affine tail, of normed states (N, C).
+
+    Returns:
+        A tensor (N, D), and D.
+    """
+    matrix, bias = _head(tokens, tail)
+    dense = matrix.ndim == 2
+    weight = nodes.floats_once(matrix.T if dense else matrix, "head")
+    vector = nodes.add("MatMul" if dense else "Mul", [vector, weight], f"{prefix}linear")
+    return nodes.add("Add", [vector, nodes.floats_once(bias, "bias")], name), len(bias)
+
+
+def cell_shares(tokens: Tokens) -> Array:
+    """(cells, T): the share that a token has in the mean of each cell."""
+    member = tokens.cell_of().astype(np.float64)
+    return np.asarray(member / member.sum(axis=1, keepdims=True))
+
+
+def _head(tokens: Tokens, tail: Affine | None) -> tuple[Array, Array]:
     """The norm's gain and bias followed by the tail, as one affine map of the normed state."""
+    readout, channels = tokens.readout, len(tokens.blocks[-1].bias())
+    norm = readout.norm
+    gain = np.ones(channels) if norm is None else norm.gain
+    shift = np.zeros(channels) if norm is None else norm.bias * sum(readout.weights)
     whole = Affine(gain, shift)
     whole = whole if tail is None else whole.then(tail.matrix, tail.bias)
     return whole.matrix, whole.bias

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from simmap.engine.errors import ExportError
 
-from .blocks import Block, find_stream
+from .blocks import Block, Stream, find_stream
 from .graph import Graph
 from .patches import Grid, token_places
 from .readout import Readout, match_readout
@@ -77,11 +77,11 @@ def find_tokens(graph: Graph, target: str, cells: Grid | None) -> Tokens | None:
             grid; the message names the node. Or ``cells`` do not divide the grid.
     """
     matches = (match_readout(graph, tensor) for tensor in graph.dominators(target))
-    readout = next((match for match in matches if match is not None), None)
-    if readout is None:
+    readouts = [match for match in matches if match is not None]
+    if not readouts:
         return None
+    readout, stream = _first_stream(graph, readouts)
     count = graph.shape(readout.state)[1]
-    stream = find_stream(graph, readout.state, count)
     places, grid = token_places(graph, stream.start, count)
     if set(readout.tokens) & set(places.tolist()):
         raise ExportError(f"{graph.name}: the embedding is the token of one patch, not a class token")
@@ -93,6 +93,22 @@ def find_tokens(graph: Graph, target: str, cells: Grid | None) -> Tokens | None:
     branches = (stream.start, *stream.branches)
     dtype = graph.values[stream.blocks[0].values].dtype
     return Tokens(readout, stream.blocks, branches, count, dtype, places, grid, cells or grid)
+
+
+def _first_stream(graph: Graph, readouts: list[Readout]) -> tuple[Readout, Stream]:
+    """The last readout that reads a residual stream: a norm in the tail of the token looks like the last one.
+
+    Raises:
+        ExportError: none does; what it says of the last one.
+    """
+    refusal: ExportError | None = None
+    for readout in readouts:
+        try:
+            return readout, find_stream(graph, readout.state, graph.shape(readout.state)[1])
+        except ExportError as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
 
 
 def one_size(name: str) -> ExportError:

@@ -43,6 +43,7 @@ ARTIFACTS: dict[str, tuple[Build, dict[str, Any]]] = {
     ),
     "gated": (networks.gated, {}),
     "attention": (networks.attended, {}),
+    "token": (networks.class_token, {}),
     "dynamic": (networks.dynamic, {}),
     "fragile": (networks.fragile, {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}),
 }

@@ -16,7 +16,7 @@ from simmap.engine.places import EVERY, TOLERANCE, SumCheck, parts_of
 from simmap.engine.runtime.session import Session, open_session
 
 NAMES = sorted(path.stem for path in ARTIFACTS.glob("*.onnx"))
-IMAGE_RESTS = ("gated",)
+IMAGE_RESTS = ("gated", "token")
 PHOTO = PHOTOS / "buddha_a.jpg"
 SESSIONS: dict[Path, Session] = {}
 

@@ -881,6 +881,22 @@ def attended() -> Network:
     return Network(net.done(y), x, "attention", average, None)
 
 
+def class_token() -> Network:
+    """A class token that attends to 2 x 3 patches and passes a norm and a gate."""
+    net = Net((8, 12))
+    x = net.op("Conv", net.inputs[0].name, net.store(net.draw(8, 3, 4, 4)), strides=[4, 4])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(0, 8, 6)), perm=[0, 2, 1])
+    x = net.op("Concat", net.store(net.draw(1, 1, 8)), x, axis=1)
+    q, v = (net.op("MatMul", x, net.store(net.draw(8, 8))) for _ in range(2))
+    scores = net.op("MatMul", q, net.op("Transpose", q, perm=[0, 2, 1]))
+    attended = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+    x = net.op("Add", x, net.op("MatMul", attended, net.store(net.draw(8, 8))))
+    y = net.op("LayerNormalization", x, net.store(net.draw(8)), axis=-1)
+    y = net.op("Gather", y, net.store(np.array(0, dtype=np.int64)), axis=1)
+    out, _, _ = net.gemm(y, 8, 5)
+    return Network(net.done(net.op("Tanh", out)), x, "token", average, None)
+
+
 def refused() -> dict[str, tuple[onnx.ModelProto, dict[str, Any], str]]:
     """Graphs that cannot be exported, with flags and what the error must say (a regular expression)."""
     found: dict[str, tuple[onnx.ModelProto, dict[str, Any], str]] = {}

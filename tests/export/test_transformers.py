@@ -10,13 +10,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import timm
 import torch
-from tiny_transformers import FAMILIES, direct_effect, size_of
+from test_tails import TAILS
+from test_tails import randomised as with_gates
+from tiny_transformers import FAMILIES, direct_effect, randomised, size_of, token_orders
 
 from checks import MEAN, STD, close, photos, run_artifact, run_export
-from common import PHOTOS, ROOT, Simmap
+from common import MODEL, PHOTOS, ROOT, Simmap
 from simmap.engine import Engine, decompose
+from simmap.engine.analysis.faithfulness import faithfulness
+from simmap.engine.analysis.orders import order_maps
+from simmap.engine.contract import OPTIONAL_KEY
 from simmap.engine.errors import SimmapError
 from simmap.engine.images.preprocess import preprocess
 from simmap.engine.runtime.session import Session, open_session
@@ -62,8 +69,12 @@ def plain_onnx(
 
 def expected(family: str, images: Any) -> tuple[Any, Any]:
     """Embeddings and parts of uint8 photos, the embedding before a final L2 norm."""
-    normalised = ((images / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2)
-    return direct_effect(FAMILIES[family](), normalised)
+    return direct_effect(FAMILIES[family](), normalised(images))
+
+
+def normalised(images: Any) -> Any:
+    """uint8 photos as the networks take them."""
+    return ((images / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,6 +101,13 @@ def test_parts_are_what_the_patch_tokens_add_in_pytorch(family: str, tmp_path: P
                 np.testing.assert_allclose(found["embedding"] / size, embedding, atol=1e-5)
             else:
                 close(found["embedding"], embedding, 1e-5)
+            # and so is what other methods order the tokens by
+            whole = open_session(session.path, device="cpu", optional=True)
+            tokens, attention = token_orders(FAMILIES[family](), normalised(images))
+            more = run_artifact(whole, images)
+            close(more["tokens"], tokens.reshape(count, *grid, -1), 2e-5)
+            close(more["last_attention"], attention.reshape(count, *grid), 2e-5)
+            np.testing.assert_array_equal(more["parts"], found["parts"])
             # and they carry a share of it that would show a mistake
             assert np.linalg.norm(parts.sum(axis=1)) > 0.1 * np.linalg.norm(found["embedding"])
 
@@ -125,6 +143,16 @@ def test_a_grid_sums_the_patches_of_each_cell(family: str, cells: tuple[int, int
     height, width = (3, 4) if family == "vit" else (4, 4)
     split = parts.reshape(3, cells[0], height // cells[0], cells[1], width // cells[1], -1)
     close(run_artifact(session, images)["parts"], split.sum(axis=(2, 4)), 2e-5)
+    # and a cell's token is the mean of those of its patches, its attention their sum
+    found = run_artifact(open_session(session.path, device="cpu", optional=True), images)
+    for name, each, total in zip(
+        ("tokens", "last_attention"),
+        token_orders(FAMILIES[family](), normalised(images)),
+        (np.mean, np.sum),
+        strict=True,
+    ):
+        split = each.reshape(3, cells[0], height // cells[0], cells[1], width // cells[1], -1)
+        close(found[name], total(split, axis=(2, 4)).reshape(found[name].shape), 2e-5)
     assert (session.contract.grid_height, session.contract.grid_width) == cells
 
 
@@ -257,3 +285,117 @@ def test_embedding_pooled_takes_the_token_before_the_projection(tmp_path: Path) 
     matrix, bias = (np.asarray(head.get_parameter(name), np.float64) for name in ("weight", "bias"))
     close(found["embedding"] @ matrix.T + bias, embedding, 1e-5)
     close(found["parts"].reshape(3, 16, -1) @ matrix.T, parts, 2e-5)
+
+
+def test_the_last_block_is_computed_for_the_tokens_that_are_read(whole: Path) -> None:
+    """The tensors of an ordinary run: 13 tokens, 48 features, MLPs of 192."""
+
+    def shapes(model: onnx.ModelProto) -> list[tuple[int, ...]]:
+        del model.graph.output[:]
+        for node in model.graph.node:
+            model.graph.output.extend([onnx.ValueInfoProto(name=node.output[0])])
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        image = np.zeros((3, 48, 64, 3), np.uint8)
+        kinds = [node.op_type for node in model.graph.node]
+        return [
+            v.shape for v, k in zip(session.run(None, {"image": image}), kinds, strict=True) if k == "MatMul"
+        ]
+
+    source = shapes(onnx.load(str(whole)))
+    # of the two MLPs only the first is computed for all tokens
+    assert source.count((3, 13, 192)) == 1
+    assert source.count((3, 1, 192)) == 1
+    # and of the last attention only one row
+    assert source.count((3, 3, 13, 13)) == 1
+    assert source.count((3, 3, 1, 13)) == 1
+
+
+# "ReLU Linear" by hand expects a feature without negative numbers; TorchScript does not write RMSNorm.
+@pytest.mark.parametrize("name", [name for name in TAILS if name not in ("ReLU Linear", "RMSNorm")])
+def test_gates_behind_a_class_token_are_held(name: str, tmp_path: Path) -> None:
+    # given a transformer of 16 features whose class token passes a tail
+    build, carry, _ = TAILS[name]
+    trunk = randomised(
+        timm.create_model(
+            "vit_tiny_patch16_224", img_size=48, depth=2, embed_dim=16, num_heads=2, num_classes=0
+        )
+    )
+    tail = with_gates(build()).requires_grad_(False)
+    network = torch.nn.Sequential(trunk, tail).eval()
+    source = tmp_path / "source.onnx"
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    torch.onnx.export(
+        network, (torch.zeros(1, 3, 48, 48),), str(source), opset_version=17, dynamo=False,
+        input_names=["x"], dynamic_axes={"x": {0: "batch"}},
+    )  # fmt: skip
+    # when it is exported
+    report = run_export(source, tmp_path / "out.onnx")
+    contract = report.contract
+    assert (contract.pooling, contract.head, contract.rest) == ("token", "gated", "image")
+    assert {"blocks", "state", "head", "gated parts", "embedding = sum(parts)"} <= set(contract.parity)
+    assert any("gates or norms" in note for note in report.notes)
+    # then its parts are those of the definition with the gates of the token's own feature
+    session = open_session(report.path, device="cpu", optional=True)
+    images = photos(session, 3)
+    features, parts = direct_effect(trunk, normalised(images))
+    tail = tail.double()
+    expected = [
+        carry(tail, torch.from_numpy(x), torch.from_numpy(p)).numpy()
+        for x, p in zip(features, parts, strict=True)
+    ]
+    found = run_artifact(session, images)
+    close(found["embedding"], tail(torch.from_numpy(features)).numpy(), 1e-5)
+    close(found["parts"].reshape(3, 9, -1), np.stack(expected), 5e-5)
+    # and each patch's own token passes the same tail
+    tokens, _ = token_orders(trunk, normalised(images))
+    each = torch.stack([tail(torch.from_numpy(rows)) for rows in tokens]).numpy()
+    close(found["tokens"].reshape(each.shape), each, 1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16-cuda"])
+def test_gates_behind_a_class_token_pass_in_half_precision(precision: str, tmp_path: Path) -> None:
+    network = torch.nn.Sequential(FAMILIES["vit"](), torch.nn.Linear(48, 300), torch.nn.ReLU())
+    source = plain_onnx("vit", tmp_path / "source.onnx", network=network.eval())
+    report = run_export(source, tmp_path / "out.onnx", precision=precision)
+    pair = Engine(report.path, device="cpu").compare(*sorted(PHOTOS.glob("*.jpg")))
+    for values, residual in zip(pair.maps, pair.residuals, strict=True):
+        assert values.sum(dtype=np.float64) + residual == pytest.approx(pair.score, abs=1e-5)
+
+
+def test_faithfulness_measures_the_orders_of_tokens(whole: Path) -> None:
+    engine = Engine(whole, device="cpu")
+    names = sorted(PHOTOS.glob("*.jpg"))
+    image, other = engine.activations(names)
+    maps = order_maps(image, other, engine.contract)
+    pixels = np.stack([preprocess(engine.load(n).pixels, engine.contract.input)[0] for n in names])
+    tokens, attention = token_orders(FAMILIES["vit"](), normalised(pixels))
+    unit = other.embedding / np.linalg.norm(other.embedding)
+    cosines = [float(token @ unit) / float(np.linalg.norm(token)) for token in tokens[0]]
+    np.testing.assert_allclose(maps["token_cosine"].reshape(-1), cosines, atol=1e-5)
+    np.testing.assert_allclose(maps["last_attention"].reshape(-1), attention[0], atol=1e-5)
+    measured = faithfulness(engine, [(str(names[0]), str(names[1]))], steps=2)
+    assert {"token_cosine", "last_attention"} <= measured.curves["blur"]["deletion"].keys()
+    assert measured.skipped == {"gradient_x_activation": "it is the influence here"}
+    assert not any(one.tokens is not None for one in Engine(MODEL, device="cpu").activations(names[:1]))
+
+
+def test_an_artifact_without_the_tokens_is_measured_without_them(whole: Path, tmp_path: Path) -> None:
+    # given an artifact as an older simmap wrote it
+    model = onnx.load(str(whole))
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != OPTIONAL_KEY}
+    onnx.helper.set_model_props(model, kept)
+    onnx.save(model, str(tmp_path / "old.onnx"))
+    names = [str(path) for path in sorted(PHOTOS.glob("*.jpg"))]
+    measured = faithfulness(Engine(tmp_path / "old.onnx", device="cpu"), [(names[0], names[1])], steps=1)
+    assert "token_cosine" not in measured.curves["blur"]["deletion"]
+    assert measured.skipped["token_cosine"] == "an older simmap exported the model; export it again"
+    # and a damaged piece of graph is refused in one line
+    for damaged in ("no base64!", "AAAA", kept["simmap.maps"]):
+        onnx.helper.set_model_props(model, {**kept, OPTIONAL_KEY: damaged})
+        onnx.save(model, str(tmp_path / "bad.onnx"))
+        engine = Engine(tmp_path / "bad.onnx", device="cpu")
+        with pytest.raises(SimmapError, match=r"bad.onnx: its simmap.optional is no piece of its graph"):
+            list(engine.activations(names))
+        assert len(list(engine.vectors(names))) == 2  # an ordinary run does not look at it

@@ -136,16 +136,31 @@ def direct_effect(network: Any, images: Array) -> tuple[Array, Array]:
     Returns:
         (N, D) and (N, patches, D).
     """
+    rows = _of_each(network, images)
+    return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+
+
+def token_orders(network: Any, images: Array) -> tuple[Array, Array]:
+    """What other methods order patches by, in float64.
+
+    Returns:
+        (N, patches, D) the embedding that each patch would give as the class token, and (N, patches) the
+        class token's attention in the last block, the mean over the heads and the tokens that are read.
+    """
+    rows = _of_each(network, images)
+    return np.stack([row[2] for row in rows]), np.stack([row[3] for row in rows])
+
+
+def _of_each(network: Any, images: Array) -> list[tuple[Array, Array, Array, Array]]:
     network = copy.deepcopy(network).double()
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
     with torch.no_grad():
-        rows = [_of_one(network, torch.from_numpy(image[None])) for image in images.astype(np.float64)]
-    return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+        return [_of_one(network, torch.from_numpy(image[None])) for image in images.astype(np.float64)]
 
 
-def _of_one(network: Any, image: torch.Tensor) -> tuple[Array, Array]:
+def _of_one(network: Any, image: torch.Tensor) -> tuple[Array, Array, Array, Array]:
     blocks = network.encoder.layers if isinstance(network, VisionTransformer) else network.blocks
     norm = getattr(network, "norm", None) or getattr(network, "ln_post", None) or network.encoder.ln
     seen: dict[str, list[Array]] = {"x": [], "norm": []}
@@ -157,6 +172,8 @@ def _of_one(network: Any, image: torch.Tensor) -> tuple[Array, Array]:
         for block in blocks
     ]
     handles.append(norm.register_forward_pre_hook(lambda _m, args: seen["norm"].append(_rows(args[0]))))
+    last: list[Array] = []
+    handles.append(blocks[-1].register_forward_hook(lambda _m, _a, output: last.append(_rows(output))))
     weights: list[Array] = []
     for block in blocks:
         drop = getattr(_attention(block), "attn_drop", None)
@@ -194,12 +211,14 @@ def _of_one(network: Any, image: torch.Tensor) -> tuple[Array, Array]:
         sigma = np.sqrt(row.var() + norm.eps)
         for t in range(count):
             parts[t] += gain * (effects[k, t] - effects[k, t].mean()) / sigma / len(reads)
+    tokens = norm(torch.from_numpy(last[0]))
     if isinstance(network, OpenClip):
-        parts = parts @ network.proj.numpy()
+        parts, tokens = parts @ network.proj.numpy(), tokens @ network.proj
     elif isinstance(getattr(network, "head", None), nn.Linear):
-        parts = parts @ network.head.weight.numpy().T
+        parts, tokens = parts @ network.head.weight.numpy().T, network.head(tokens)
     prefix = getattr(network, "num_prefix_tokens", 1)
-    return embedding, parts[prefix:]
+    attention = weights[-1][:, reads].mean(axis=(0, 1))
+    return embedding, parts[prefix:], tokens.numpy()[prefix:], attention[prefix:]
 
 
 def _attention(block: Any) -> Any:
@@ -329,11 +348,11 @@ class Merged(_Refused):
         return torch.cat([x[:, :1], (x[:, 1::2] + x[:, 2::2]) / 2], dim=1) if i == 0 else x
 
 
-class Tanh(_Refused):
-    """A pooler that is not affine."""
+class Exponential(_Refused):
+    """A pooler that is not 0 at 0, so that no place owns what it gives."""
 
     def readout(self, x: torch.Tensor) -> torch.Tensor:
-        return super().readout(x).tanh()
+        return super().readout(x).exp()
 
 
 REFUSED: dict[str, tuple[type[nn.Module], str]] = {
@@ -342,5 +361,5 @@ REFUSED: dict[str, tuple[type[nn.Module], str]] = {
     "talking heads": (TalkingHeads, r"node \w+ .*talking heads"),
     "gate": (Gated, r"node Tanh .* not linear in each token"),
     "merged tokens": (Merged, r"node \w+ .*merged"),
-    "pooler": (Tanh, r"node Tanh .* not affine.*--embedding"),
+    "pooler": (Exponential, r"node Exp .* not linear even with its gates held.*--embedding"),
 }

@@ -101,7 +101,7 @@ def test_maps_of_an_artifact_equal_their_formulas_written_out(name: str) -> None
     if "gradient_x_activation" in maps:
         np.testing.assert_allclose(maps["gradient_x_activation"], expected["gxa"], **close)
     else:
-        assert skipped_orders(contract) == {"gradient_x_activation": "it is the influence here"}
+        assert skipped_orders(contract, maps) == {"gradient_x_activation": "it is the influence here"}
         np.testing.assert_allclose(maps["influence"], expected["gxa"], **close)
     # The first principal component, by power iteration.
     flat = alpha.reshape(channels, -1)

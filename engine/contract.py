@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import decompose
-from .errors import ArtifactError, printable
+from .errors import ArtifactError, PairGraphError, printable
 from .schema import from_mapping, shortened
 from .types import Triple
 
@@ -35,6 +35,7 @@ SCHEMA = 2
 SCHEMA_KEY = "simmap.schema"
 CONTRACT_KEY = "simmap.contract"
 MAPS_KEY = "simmap.maps"
+PAIR_KEY = "simmap.pair"  # of a pair graph, which holds a contract but is no artifact
 ChannelOrder = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]
@@ -167,9 +168,15 @@ class Contract:
         """Read and validate the contract of the file ``name``.
 
         Raises:
+            PairGraphError: it is a pair graph (see ``engine.pair``).
             ArtifactError: there is no contract, its schema is newer, or a field is missing, unknown,
                 of the wrong type or of a value that this version does not know.
         """
+        if PAIR_KEY in metadata:
+            raise PairGraphError(
+                f"{name}: is a pair graph, which other runtimes run by themselves; "
+                "give the artifact that it was made from"
+            )
         if SCHEMA_KEY not in metadata or CONTRACT_KEY not in metadata:
             raise ArtifactError(
                 f"{name}: is ONNX but not a simmap artifact (no {SCHEMA_KEY!r} in its metadata); "

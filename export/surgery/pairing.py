@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, compose, helper
 
+from simmap.engine import decompose
 from simmap.engine.pair import PairContract
 
 from .graph import raise_opset

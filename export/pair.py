@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from simmap.engine.engine import Engine
-from simmap.engine.errors import ArtifactError, ExportError, ImageError
+from simmap.engine.errors import ArtifactError, ExportError, ImageError, printable
 from simmap.engine.files import check_output, replacing
 from simmap.engine.images.decode import load
 from simmap.engine.images.preprocess import preprocess
@@ -71,7 +71,7 @@ def export_pair(
     contract = open_session(model, device="cpu", threads=1).contract
     described = PairContract(contract, points, photo)
     progress("putting two photos and their maps into the graph")
-    graph = pair_graph(onnx.load(str(model)), described)
+    graph = _graph(Path(model), described)
     progress("checking against the engine at batch 1 and 3, on real photos")
     described = replace(described, parity=_checked(graph, described, Path(model)))
     progress(f"writing {output}")
@@ -84,6 +84,17 @@ def export_pair(
         cpu_session(temporary, threads=1)
     opset = next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx"))
     return PairReport(output, described, opset, output.stat().st_size)
+
+
+def _graph(model: Path, described: PairContract) -> onnx.ModelProto:
+    try:
+        return pair_graph(onnx.load(str(model)), described)
+    except ExportError:
+        raise
+    except Exception as error:  # the onnx package's exceptions share no base class
+        raise ExportError(
+            f"{printable(str(model))}: no pair graph can be made of it ({one_line(error)}); export it again"
+        ) from error
 
 
 def _checked(graph: onnx.ModelProto, described: PairContract, model: Path) -> dict[str, float]:

@@ -56,9 +56,10 @@ class _Resize:
 
     def _placed(self, side: str, target: int, sides: list[str]) -> tuple[str, str]:
         """To how many pixels a side is resized, and which of these is the input's first."""
-        spec, wanted = self.spec, self._number(target)
+        spec = self.spec
         if spec.resize == "squash":
             return self._number(target, (1,)), self._number(0, (1,))
+        wanted = self._number(target)
         scales = [
             self._op("Div", self._number(size), other)
             for size, other in zip((spec.height, spec.width), sides, strict=True)

@@ -1,6 +1,5 @@
 """``simmap export``: a trained network to an artifact, through the gate."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,44 +68,54 @@ if TYPE_CHECKING:
 )
 @click.option("--kernel", type=click.Choice(["area", "linear", "cubic"]), help="Resampling (default: area).")
 @click.option("--crop-fraction", type=float, metavar="F", help="Share of the shorter side that crop keeps.")
+@click.option("--pair", metavar="OUT.onnx", type=FILE, help="Also write its pair graph (see simmap pair).")
 @click.option("--trust", is_flag=True, help="Run the code of a recipe's module, as --module does.")
 @output_options("Artifact to write.", required=True)
 def command(
-    recipe_file: str | None, trust: bool, output: str, force: bool, as_json: bool, **flags: Any
+    recipe_file: str | None,
+    pair: str | None,
+    trust: bool,
+    output: str,
+    force: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Turn a trained network into an artifact; nothing is written that differs from its source.
 
     The source is one of --torchvision, --timm, --module and --onnx, or in the recipe.
     """
     from simmap.engine.errors import ExportError
+    from simmap.engine.files import check_output
     from simmap.export.recipe import load_recipe
 
+    from .pair import pair_data, print_pair
     from .shared.images import list_images
     from .shared.outputs import check_not_inputs
-    from .shared.report import print_json
+    from .shared.report import print_json, print_step
 
     # Before the heavy imports: a mistake in a recipe is reported at once.
     recipe = load_recipe(None if recipe_file is None else Path(recipe_file), flags)
     photos = [] if recipe.calibrate is None else [item.path for item in list_images(recipe.calibrate)[0]]
     photos += recipe.reference_photos()
-    check_not_inputs([Path(output)], [recipe_file, recipe.onnx, recipe.weights_path(), *photos])
+    pair_path = None if pair is None else check_output(pair, force=force)
+    check_not_inputs([Path(output), pair_path], [recipe_file, recipe.onnx, recipe.weights_path(), *photos])
     try:
         from simmap.export.exporter import export
+        from simmap.export.pair import export_pair
     except ImportError as error:
         raise ExportError(f"{error}; export needs more packages: pip install 'simmap[export]'") from error
     # Whoever types --module has chosen the code that runs; a recipe may come from anybody.
     trusted = trust or flags["module"] is not None
-    report = export(recipe, output, force=force, trust=trusted, progress=_print_step)
+    report = export(recipe, output, force=force, trust=trusted, progress=print_step)
+    made = None
+    if pair_path is not None:
+        made = export_pair(report.path, pair_path, force=force, progress=print_step)
     if as_json:
-        print_json(_data(report))
-    else:
-        _print(report)
-
-
-def _print_step(line: str) -> None:
-    from simmap.engine.errors import printable
-
-    print(f"- {printable(line)}", file=sys.stderr)
+        print_json(_data(report) | ({} if made is None else {"pair": pair_data(made)}))
+        return
+    _print(report)
+    if made is not None:
+        print_pair(made)
 
 
 def _data(report: "Report") -> dict[str, Any]:

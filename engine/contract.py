@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import decompose
-from .errors import ArtifactError, printable
+from .errors import ArtifactError, PairGraphError, printable
 from .schema import from_mapping, shortened
 from .types import Triple
 
@@ -44,6 +44,7 @@ MAPS_KEY = "simmap.maps"
 GRAPH_KEY = "simmap.graph"
 OPTIONAL_KEY = "simmap.optional"
 OPTIONAL = ("tokens", "last_attention")
+PAIR_KEY = "simmap.pair"  # of a pair graph, which holds a contract but is no artifact
 ChannelOrder = Literal["rgb", "bgr"]
 Resize = Literal["squash", "crop", "letterbox"]
 Kernel = Literal["area", "linear", "cubic"]
@@ -176,9 +177,15 @@ class Contract:
         """Read and validate the contract of the file ``name``.
 
         Raises:
+            PairGraphError: it is a pair graph (see ``engine.pair``).
             ArtifactError: there is no contract, its schema is newer, or a field is missing, unknown,
                 of the wrong type or of a value that this version does not know.
         """
+        if PAIR_KEY in metadata:
+            raise PairGraphError(
+                f"{name}: is a pair graph, which other runtimes run by themselves; "
+                "give the artifact that it was made from"
+            )
         if SCHEMA_KEY not in metadata or CONTRACT_KEY not in metadata:
             raise ArtifactError(
                 f"{name}: is ONNX but not a simmap artifact (no {SCHEMA_KEY!r} in its metadata); "

@@ -18,6 +18,10 @@ class ArtifactError(SimmapError):
     """A model file that is not a simmap artifact, is damaged, or does not do what its contract says."""
 
 
+class PairGraphError(ArtifactError):
+    """A pair graph where an artifact is needed."""
+
+
 class DeviceError(SimmapError):
     """A device, or ONNX Runtime itself, that is unavailable."""
 

@@ -56,6 +56,7 @@ simmap = LazyGroup(
         "evaluate": ("evaluate", "How well a model retrieves; whether another may take its place."),
         "inspect": ("inspect", "What an artifact says of itself."),
         "export": ("export", "Turn a trained network into an artifact."),
+        "pair": ("pair", "Turn an artifact into one graph of a pair, for other runtimes."),
     },
     "Which regions make two images similar: exact similarity maps of embedding networks.",
 )

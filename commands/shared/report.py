@@ -1,6 +1,7 @@
 """What a command prints on standard output: JSON, or lines that a terminal can show."""
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ def print_json(data: Any) -> None:
 def print_line(text: str) -> None:
     """Print one line; control characters, which a name from a file may hold, are printed as escapes."""
     print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
+def print_step(line: str) -> None:
+    """Say on standard error what is done next."""
+    print(f"- {printable(line)}", file=sys.stderr)
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..contract import CONTRACT_KEY, GRAPH_KEY, MAPS_KEY, OPTIONAL, OPTIONAL_KEY, Contract
 from ..errors import ArtifactError, printable
+from ..pair import PairContract
 from ..places import SumCheck
 from ..types import Array, Pixels
 from .cpus import usable_cpus
@@ -159,6 +160,18 @@ def open_session(
     graph = _metadata(inference, path).get(MAPS_KEY)
     maps = None if graph is None else _open_maps(path, options, cuda_settings(index, tf32), graph)
     return Session(inference, contract, taken, path, sums, Lanes(inference, maps, "cuda", index))
+
+
+def read_pair(path: str | Path) -> PairContract:
+    """What a pair graph says of itself.
+
+    Raises:
+        ArtifactError: the file is missing, not ONNX or not a pair graph.
+    """
+    path = Path(path)
+    _check_file(path)
+    inference = create_session(path, session_options(1, optimise=False), [CPU])
+    return PairContract.from_metadata(_metadata(inference, path), name=printable(str(path)))
 
 
 def _check_file(path: Path) -> None:

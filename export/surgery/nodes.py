@@ -7,8 +7,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from simmap.engine.contract import Contract
+
 from .exposure import Exposure
 
+Pooled = Exposure | Contract  # both name a pooling, its p and its eps
 RESERVED = ("image", "conv", "pooled", "embedding", "parts", "tokens", "last_attention")
 # Tensors that are added are called OURS..., those of the source whose names clash SOURCE....
 OURS, SOURCE = "simmap/", "source/"
@@ -17,8 +20,10 @@ OURS, SOURCE = "simmap/", "source/"
 class Nodes:
     """Collects nodes and weights of ours, and has the poolings."""
 
-    def __init__(self, shape: tuple[int, int, int], *, dynamic: bool) -> None:
-        self.shape, self.dynamic = shape, dynamic
+    def __init__(
+        self, shape: tuple[int, int, int], *, dynamic: bool, reserved: tuple[str, ...] = RESERVED
+    ) -> None:
+        self.shape, self.dynamic, self.reserved = shape, dynamic, reserved
         self.weights: list[onnx.TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
 
@@ -39,11 +44,11 @@ class Nodes:
 
     def add(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         """Append a node with one output and give the output's name."""
-        output = name if name in RESERVED else f"{OURS}{name}"
+        output = name if name in self.reserved else f"{OURS}{name}"
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"{OURS}{name}", **attributes))
         return output
 
-    def add_pools(self, conv: str, exposure: Exposure, *, needs_parts: bool) -> tuple[str, str | None]:
+    def add_pools(self, conv: str, exposure: Pooled, *, needs_parts: bool) -> tuple[str, str | None]:
         """beta (N, C', 1, 1) of a feature map (N, C, H, W), and alpha_hat (N, C', H, W) if asked for."""
         kind = exposure.pooling
         if kind not in ("avgmax", "catavgmax"):
@@ -64,7 +69,7 @@ class Nodes:
         return maps, self.add("Mul", [total, half], "mean_hat")
 
     def _add_simple(
-        self, kind: str, conv: str, exposure: Exposure, *, needs_parts: bool
+        self, kind: str, conv: str, exposure: Pooled, *, needs_parts: bool
     ) -> tuple[str, str | None]:
         """beta (N, C, 1, 1), and alpha_hat (N, C, H, W) if asked for."""
         if kind == "gem":

@@ -19,6 +19,7 @@ import networks  # noqa: E402
 from simmap.engine.contract import CONTRACT_KEY, GRAPH_KEY, Contract  # noqa: E402
 from simmap.engine.runtime.fingerprint import fingerprint, graph_digest, read_stored  # noqa: E402
 from simmap.export.exporter import export  # noqa: E402
+from simmap.export.pair import export_pair  # noqa: E402
 from simmap.export.recipe import load_recipe  # noqa: E402
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -96,7 +97,13 @@ def make_endless(folder: Path) -> Path:
     return path
 
 
+def make_pair(folder: Path) -> Path:
+    """The pair graph of ``affine_bias``, with points."""
+    return export_pair(HERE / "affine_bias.onnx", folder / "affine_bias.onnx", points=True, force=True).path
+
+
 if __name__ == "__main__":
     for artifact in ARTIFACTS:
         print(make(artifact, HERE))
     print(make_endless(HERE / "hostile"))
+    print(make_pair(HERE / "pair"))

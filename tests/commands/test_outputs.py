@@ -55,6 +55,7 @@ A, B = "photos/a/0.png", "photos/a/1.png"
         ("contribution --folder photos --model model.png", [A, B, "model.png"]),
         ("evaluate photos --faithfulness --against model.png", [A, "photos/b/0.png", "model.png"]),
         ("export --onnx model.png", ["model.png"]),
+        ("pair model.png", ["model.png"]),
     ],
 )  # fmt: skip
 def test_an_output_that_is_an_input_is_refused(

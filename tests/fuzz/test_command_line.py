@@ -60,6 +60,7 @@ FLAGS = {
     "index info ix": [],
     "index check ix": [],
     "inspect model.onnx": [],
+    "pair model.onnx -o out.onnx": ["--points", "--photo"],
     "export recipe.yaml -o out.onnx": ["--weights", "--pool", "--trust", "--embedding"],
     "compare photos/a/1.png photos/b/2.png --model model.onnx -o out.png": ["--region", "--influence"],
 }  # fmt: skip
@@ -80,6 +81,8 @@ SWITCHES = {
     "--per-class",
     "--exclude-self",
     "--rest",
+    "--points",
+    "--photo",
 }
 COMMON = ["-o", "--force", "--json", "--model", "--device", "--config", "--scale", "--unknown"]
 

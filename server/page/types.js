@@ -6,7 +6,10 @@
  *   own pixels, EXIF orientation applied, and rows x columns cells divide it evenly. It reaches beyond the
  *   photo for a letterbox and is smaller than it for a crop.
  *
- * @typedef {{ name: string, fingerprint: string, pooling: string, head: string, dimension: number }} Model
+ * @typedef {{
+ *   name: string, fingerprint: string, pooling: string, head: string, dimension: number, warnings?: string[]
+ * }} Model
+ *   warnings: sentences for the user, such as that this browser changes the pixels that a page reads.
  *
  * @typedef {{ name: string, blob: Blob, width: number, height: number, bitmap: ImageBitmap }} Photo
  *   A decoded photo; width, height and bitmap have the EXIF orientation applied.
@@ -35,10 +38,21 @@
  *   compare rejects with the signal's reason where it is aborted, and with a PhotoError, whose `photo` is 0
  *   or 1, where one photo is at fault.
  *
- * @typedef {{ backend: 'local', model: string, contract: string, runtime: string, examples?: string[] }
- *   | { backend: 'remote', examples?: string[] }} Config
- *   config.json beside index.html. model: the ONNX file; contract: its contract as JSON; runtime: the folder of
- *   onnxruntime-web's files; examples: two photos. All are relative to the page.
+ * @typedef {{ path: string, bytes: number }} FileSize
+ *
+ * @typedef {{
+ *   backend: 'local',
+ *   model: FileSize,
+ *   contract: string,
+ *   runtime: { script: string, loader: string, wasm: FileSize },
+ *   examples: string[]
+ * }} LocalConfig
+ *   model: the ONNX file; contract: its contract as JSON; runtime: the files of onnxruntime-web.
+ *
+ * @typedef {{ backend: 'remote', examples: string[] }} RemoteConfig
+ *
+ * @typedef {LocalConfig | RemoteConfig} Config
+ *   config.json beside index.html; paths are relative to the page. examples: none or two photos.
  */
 
 export {};

@@ -1,0 +1,98 @@
+/** The artifact's network in onnxruntime-web: from the network's input to what each place adds. */
+
+/** @import { Explained } from './decompose.js' */
+/** @import { InputSpec } from './prepare.js' */
+
+import { fault, ownRest, partsOf } from './decompose.js';
+
+/**
+ * @typedef {{
+ *   name: string, input: InputSpec, pooling: string, p: number | null, eps: number | null, head: string,
+ *   bias: string | null, rest: 'constant' | 'image', dimension: number, grid_height: number, grid_width: number,
+ *   fingerprint: string, precision: string
+ * }} Contract model.json: the artifact's contract and the model's name
+ *
+ * @typedef {{ data: Float32Array, dims: readonly number[] }} Output
+ * @typedef {{ run(feeds: Record<string, unknown>, fetches: string[]): Promise<Record<string, Output>> }} Session
+ * @typedef {{
+ *   env: { logLevel: string, wasm: { numThreads: number, wasmPaths: { mjs: string }, wasmBinary: ArrayBuffer } },
+ *   InferenceSession: { create(model: Uint8Array, options: object): Promise<Session> },
+ *   Tensor: new (type: 'uint8', data: Uint8Array, dims: number[]) => unknown
+ * }} Runtime what is used of onnxruntime-web
+ */
+
+const MOST_THREADS = 4;
+
+/** @type {Record<string, string>} */
+const FAULTS = {
+  zero: 'has a zero embedding, so it is similar to nothing; use a photo that is not of one colour',
+  infinite: 'has an embedding of NaN or infinite values, so the model is at fault; export it again',
+  unequal: 'has places that do not sum to its embedding, so the model is at fault; export it again',
+};
+
+export class Network {
+  /**
+   * @param {Runtime} ort
+   * @param {Session} session
+   * @param {Contract} contract
+   */
+  constructor(ort, session, contract) {
+    this.contract = contract;
+    this.ort = ort;
+    this.session = session;
+    this.bias = contract.bias === null ? null : decodeBias(contract.bias);
+  }
+
+  /**
+   * @param {{ script: string, loader: string, wasm: ArrayBuffer }} runtime addresses of onnxruntime-web's
+   *   files, and its WebAssembly
+   * @param {Uint8Array} model the artifact
+   * @param {Contract} contract
+   * @returns {Promise<Network>}
+   */
+  static async open(runtime, model, contract) {
+    /** @type {Runtime} */
+    const ort = await import(runtime.script);
+    ort.env.logLevel = 'error';
+    ort.env.wasm.wasmPaths = { mjs: runtime.loader };
+    ort.env.wasm.wasmBinary = runtime.wasm;
+    // Without the headers that isolate a page, a browser shares no memory between threads.
+    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
+    const session = await ort.InferenceSession.create(model, {
+      executionProviders: ['wasm'],
+      graphOptimizationLevel: 'all',
+    });
+    return new Network(ort, session, contract);
+  }
+
+  /**
+   * @param {Uint8Array} pixels the network's input, height x width x 3
+   * @returns {Promise<Explained>}
+   * @throws {Error} the end of a sentence that begins with the photo's name
+   */
+  async explain(pixels) {
+    const { contract } = this;
+    const { height, width } = contract.input;
+    const image = new this.ort.Tensor('uint8', pixels, [1, height, width, 3]);
+    const hasParts = contract.head !== 'none';
+    const [vector, map] = hasParts ? ['embedding', 'parts'] : ['pooled', 'conv'];
+    const outputs = await this.session.run({ image }, [vector, map]);
+    const places = contract.grid_height * contract.grid_width;
+    const embedding = outputs[vector].data.slice();
+    const parts = hasParts ? outputs[map].data.slice() : partsOf(outputs[map].data, places, contract);
+    const rest = contract.rest === 'image' ? ownRest(embedding, parts) : this.bias;
+    const explained = { embedding, parts, rest, places };
+    const found = fault(explained);
+    if (found !== null) throw new Error(FAULTS[found]);
+    return explained;
+  }
+}
+
+/**
+ * @param {string} base64 of little-endian float32
+ * @returns {Float32Array}
+ */
+function decodeBias(base64) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}

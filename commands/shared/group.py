@@ -56,6 +56,7 @@ simmap = LazyGroup(
         "evaluate": ("evaluate", "How well a model retrieves; whether another may take its place."),
         "inspect": ("inspect", "What an artifact says of itself."),
         "export": ("export", "Turn a trained network into an artifact."),
+        "site": ("site", "A page that compares photos in the browser, for any static host."),
     },
     "Which regions make two images similar: exact similarity maps of embedding networks.",
 )

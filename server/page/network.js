@@ -9,8 +9,9 @@ import { fault, ownRest, partsOf } from './decompose.js';
  * @typedef {{
  *   name: string, input: InputSpec, pooling: string, p: number | null, eps: number | null, head: string,
  *   bias: string | null, rest: 'constant' | 'image', dimension: number, grid_height: number, grid_width: number,
- *   fingerprint: string, precision: string
- * }} Contract model.json: the artifact's contract and the model's name
+ *   fingerprint: string
+ * }} Contract model.json: what the page needs of the artifact's contract, and the model's name. p is null for
+ *   an infinite exponent too.
  *
  * @typedef {{ data: Float32Array, dims: readonly number[] }} Output
  * @typedef {{ run(feeds: Record<string, unknown>, fetches: string[]): Promise<Record<string, Output>> }} Session

@@ -7,7 +7,7 @@
 
 /** @import { Taps } from './taps.js' */
 
-import { areaTaps, boxTaps, COEFFICIENT, cubicTaps, growingTaps, linearTaps, transposed } from './taps.js';
+import { areaTaps, boxTaps, cubicTaps, growingTaps, linearTaps, transposed } from './taps.js';
 
 /**
  * @typedef {{ width: number, height: number, rows: (top: number, count: number) => ArrayLike<number> }} Source
@@ -57,39 +57,42 @@ export function sourceOf(pixels, height, width) {
  */
 function resizeOnce(source, height, width, kernel) {
   if (height === source.height && width === source.width) return Uint8ClampedArray.from(source.rows(0, height));
+  const boxHeight = source.height / height;
+  const boxWidth = source.width / width;
+  const halves = boxHeight === 2 && boxWidth === 2;
   if (kernel === 'cubic') {
-    const sums = weightedSums(source, cubicTaps(source.height, height), cubicTaps(source.width, width));
-    return finished(sums, (sum) => sum / COEFFICIENT ** 2);
+    return finished(weightedSums(source, cubicTaps(source.height, height), cubicTaps(source.width, width)), Math.fround);
   }
-  if (kernel === 'linear' || height > source.height || width > source.width) {
+  // OpenCV takes INTER_AREA for INTER_LINEAR at exactly half the size.
+  if ((kernel === 'linear' && !halves) || height > source.height || width > source.width) {
     const taps = kernel === 'linear' ? linearTaps : growingTaps;
     const sums = fixedPointSums(source, taps(source.height, height), taps(source.width, width));
     return finished(sums, (sum) => (sum + 2) >> 2);
   }
-  const boxHeight = source.height / height;
-  const boxWidth = source.width / width;
   if (!Number.isInteger(boxHeight) || !Number.isInteger(boxWidth)) {
     return finished(weightedSums(source, areaTaps(source.height, height), areaTaps(source.width, width)), Math.fround);
   }
   const sums = weightedSums(source, boxTaps(source.height, boxHeight), boxTaps(source.width, boxWidth));
-  // OpenCV rounds the mean of 2 x 2 pixels up at a half, others to even.
-  if (boxHeight === 2 && boxWidth === 2) return finished(sums, (sum) => (sum + 2) >> 2);
+  // The mean of 2 x 2 pixels is rounded up at a half, others to even.
+  if (halves) return finished(sums, (sum) => (sum + 2) >> 2);
   const share = Math.fround(1 / (boxHeight * boxWidth));
   return finished(sums, (sum) => Math.fround(sum * share));
 }
 
 /**
+ * In float32 at every step, as OpenCV: in float64 a sum may fall on the other side of a half.
+ *
  * @param {Source} source
  * @param {Taps} down
  * @param {Taps} across
- * @returns {Float64Array} height x width x 3
+ * @returns {Float32Array} height x width x 3
  */
 function weightedSums(source, down, across) {
   const width = 3 * (across.starts.length - 1);
-  const sums = new Float64Array((down.starts.length - 1) * width);
+  const sums = new Float32Array((down.starts.length - 1) * width);
   eachUse(source, down, across, (row, index, weight) => {
     const start = index * width;
-    for (let i = 0; i < width; i++) sums[start + i] += weight * row[i];
+    for (let i = 0; i < width; i++) sums[start + i] += Math.fround(weight * row[i]);
   });
   return sums;
 }
@@ -118,11 +121,11 @@ function fixedPointSums(source, down, across) {
  * @param {Source} source
  * @param {Taps} down
  * @param {Taps} across
- * @param {(row: Float64Array, index: number, weight: number) => void} use
+ * @param {(row: Float32Array, index: number, weight: number) => void} use
  */
 function eachUse(source, down, across, use) {
   const { starts, from, weights } = transposed(down, source.height);
-  const row = new Float64Array(3 * (across.starts.length - 1));
+  const row = new Float32Array(3 * (across.starts.length - 1));
   const strip = Math.max(1, Math.floor(STRIP / source.width));
   for (let top = 0; top < source.height; top += strip) {
     const bottom = Math.min(top + strip, source.height);
@@ -140,7 +143,7 @@ function eachUse(source, down, across, use) {
  * @param {ArrayLike<number>} pixels RGBA
  * @param {number} offset of the row in them
  * @param {Taps} across
- * @param {Float64Array} row receives RGB
+ * @param {Float32Array} row receives RGB
  */
 function resizeRow(pixels, offset, { starts, from, weights }, row) {
   for (let x = 0, t = 0; x < starts.length - 1; x++) {
@@ -150,9 +153,9 @@ function resizeRow(pixels, offset, { starts, from, weights }, row) {
     for (const end = starts[x + 1]; t < end; t++) {
       const weight = weights[t];
       const at = offset + 4 * from[t];
-      red += weight * pixels[at];
-      green += weight * pixels[at + 1];
-      blue += weight * pixels[at + 2];
+      red = Math.fround(red + Math.fround(weight * pixels[at]));
+      green = Math.fround(green + Math.fround(weight * pixels[at + 1]));
+      blue = Math.fround(blue + Math.fround(weight * pixels[at + 2]));
     }
     row[3 * x] = red;
     row[3 * x + 1] = green;
@@ -161,7 +164,7 @@ function resizeRow(pixels, offset, { starts, from, weights }, row) {
 }
 
 /**
- * @param {Float64Array} sums RGB
+ * @param {Float32Array | Float64Array} sums RGB
  * @param {(sum: number) => number} finish
  * @returns {Uint8ClampedArray} RGBA
  */

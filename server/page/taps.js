@@ -1,12 +1,11 @@
-/** Which pixels of one side of a photo make each pixel of the resized side, and with what weights. */
+/** Which pixels of one side of a photo make each pixel of the resized side, with what weights, as in OpenCV. */
 
 /**
  * @typedef {{ starts: Int32Array, from: Int32Array, weights: Float64Array }} Taps
  *   Pixel i of the result is the sum of weights[t] * source[from[t]] for t from starts[i] up to starts[i + 1].
  */
 
-/** OpenCV's linear and cubic weights of 8-bit pixels are whole multiples of 1 / COEFFICIENT. */
-export const COEFFICIENT = 2048;
+const UNIT = 2048; // linear weights are whole multiples of 1 / UNIT, in OpenCV
 const CUBIC = -0.75; // OpenCV's parameter of the cubic kernel
 const NOTHING = 1e-3; // OpenCV leaves out a smaller share of a pixel
 
@@ -45,7 +44,7 @@ export function boxTaps(size, box) {
 }
 
 /**
- * INTER_AREA where no side shrinks: pixels with blended borders between them.
+ * INTER_AREA where no side shrinks: pixels with blended borders between them; the weights of each sum to UNIT.
  *
  * @param {number} size
  * @param {number} target
@@ -61,7 +60,7 @@ export function growingTaps(size, target) {
 }
 
 /**
- * INTER_LINEAR.
+ * INTER_LINEAR; the weights of each pixel sum to UNIT.
  *
  * @param {number} size
  * @param {number} target
@@ -85,7 +84,7 @@ export function cubicTaps(size, target) {
   return gather(target, (index, add) => {
     const [first, share] = centre(size, target, index);
     const weights = cubicWeights(share);
-    weights.forEach((weight, at) => add(clamp(first + at - 1, size), whole(weight)));
+    weights.forEach((weight, at) => add(clamp(first + at - 1, size), weight));
   });
 }
 
@@ -147,9 +146,7 @@ function centre(size, target, index) {
  * @param {(from: number, weight: number) => void} add
  */
 function addLinear(size, first, share, add) {
-  if (first < 0) [first, share] = [0, 0];
-  if (first >= size - 1) [first, share] = [size - 1, 0];
-  add(first, whole(Math.fround(1 - share)));
+  add(clamp(first, size), whole(Math.fround(1 - share)));
   add(clamp(first + 1, size), whole(share));
 }
 
@@ -167,12 +164,12 @@ function cubicWeights(share) {
 }
 
 /**
- * A weight in the units of COEFFICIENT; halves go to the even number.
+ * A weight in multiples of 1 / UNIT; halves go to the even number.
  *
  * @param {number} weight
  */
 function whole(weight) {
-  const value = Math.fround(weight * COEFFICIENT);
+  const value = Math.fround(weight * UNIT);
   const floor = Math.floor(value);
   if (value - floor !== 0.5) return Math.round(value);
   return floor % 2 === 0 ? floor : floor + 1;

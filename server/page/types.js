@@ -32,9 +32,10 @@
  *   Bytes loaded so far and in all; a total of 0 is unknown.
  *
  * @typedef {{
- *   open(onProgress: OnProgress): Promise<Model>,
+ *   open(onProgress: OnProgress): Promise<Model | null>,
  *   compare(photos: [Photo, Photo], signal?: AbortSignal): Promise<Pair>
  * }} Backend
+ *   open gives null where the model is known with the first pair.
  *   compare rejects with the signal's reason where it is aborted, and with a PhotoError, whose `photo` is 0
  *   or 1, where one photo is at fault.
  *

@@ -21,6 +21,8 @@ import { START, samePlace, sceneOf } from './scene.js';
 import { Stage } from './stage.js';
 import { standalone } from './standalone.js';
 
+const LINK_DELAY = 200; // ms: browsers refuse an address that changes with every frame
+
 class App {
   constructor() {
     this.stage = new Stage();
@@ -43,6 +45,7 @@ class App {
     /** @type {Tool} */
     this.tool = 'cell';
     this.isWaiting = false; // for the next frame
+    this.linkTimer = 0;
     this.comparing = new AbortController();
   }
 
@@ -50,17 +53,22 @@ class App {
     this.listen();
     this.controls.set(this.view);
     const saved = await savedPair();
-    if (saved) {
-      document.body.classList.add('saved');
-      this.photos = saved.photos;
-      const link = linkOf(saved.hash);
-      this.view = { ...START, ...link.view };
-      this.pin = link.pin;
-      this.receive(saved.pair);
-      return;
-    }
+    if (saved) return this.showSaved(saved);
+    const isExample = this.isExample;
     await this.open();
-    if (this.isExample) await this.takeExample();
+    if (isExample) await this.takeExample();
+  }
+
+  /** @param {import('./saved.js').SavedPair} saved */
+  showSaved({ pair, photos, view }) {
+    document.body.classList.add('saved');
+    this.photos = photos;
+    this.pin = pinOf(view.pin, pair.grids);
+    this.view = view;
+    this.report.where('saved');
+    this.report.model(pair.model);
+    this.receive(pair);
+    this.look({ region: view.region });
   }
 
   /** Load the backend. */
@@ -273,7 +281,8 @@ class App {
     this.stage.draw(scene, view);
     if (pair === null || scene === null || first === null || second === null) return;
     this.report.view(pair, [first, second], scene, view);
-    this.keepLink();
+    clearTimeout(this.linkTimer);
+    this.linkTimer = setTimeout(() => this.keepLink(), LINK_DELAY);
   }
 
   keepLink() {
@@ -312,13 +321,14 @@ class App {
     const shown = this.shown();
     if (shown === null) return;
     try {
-      save(await standalone(shown.pair, shown.photos, hashOf(this.view, this.pin, false)), 'similarity.html');
+      save(await standalone(shown.pair, shown.photos, { ...this.view, hover: null }), 'similarity.html');
     } catch (error) {
       this.report.kept(`The page was not saved: ${messageOf(error)}.`);
     }
   }
 
   async copyLink() {
+    this.keepLink();
     const note = this.isExample ? '' : ' It keeps the view and the pin, not the photos.';
     try {
       await navigator.clipboard.writeText(location.href);

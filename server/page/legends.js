@@ -7,17 +7,16 @@
 import { hasResidual } from './words.js';
 
 /**
- * That of the maps, and that of a cell's matches where there are any.
+ * That of the maps, and that of what a cell matches.
  *
  * @param {Pair} pair
  * @param {Scene} scene
  * @param {View} view
- * @returns {Legend[]}
+ * @returns {[Legend, Legend]}
  */
-export function legendsOf(pair, { scales, negative, source }, { quantity, opacity, contours }) {
+export function legendsOf(pair, { scales, negative }, { quantity, opacity, contours }) {
   const total = hasResidual(pair) ? "the map's sum" : 'the score';
-  /** @type {Legend[]} */
-  const legends = [
+  return [
     {
       kind: 'map',
       quantity,
@@ -26,10 +25,13 @@ export function legendsOf(pair, { scales, negative, source }, { quantity, opacit
       opacity,
       contours: contours && quantity === 'contribution' ? total : '',
     },
+    {
+      kind: 'matches',
+      quantity: 'contribution',
+      scale: scales.matches,
+      negative: negative.matches,
+      opacity,
+      contours: '',
+    },
   ];
-  if (source) {
-    const { matches: scale } = scales;
-    legends.push({ kind: 'matches', quantity: 'contribution', scale, negative: negative.matches, opacity, contours: '' });
-  }
-  return legends;
 }

@@ -13,7 +13,7 @@ const LIGHT = 'rgb(255 255 255)';
 const DARK = 'rgb(25 25 28)';
 const ROUNDING = 0.3; // of a cell's shorter side
 const THINNEST_LINK = 1;
-const WIDEST_LINK = 4;
+const WIDEST_LINK = 3;
 
 /**
  * @param {CanvasRenderingContext2D} context

@@ -34,14 +34,14 @@ export function drawPicture(pair, photos, scene, view) {
   const column = (WIDTH - 2 * MARGIN - GAP) / 2;
   const sizes = photos.map((photo, side) => fitted(canvasOf(photo, pair.grids[side]), column, HIGHEST));
   const high = Math.max(sizes[0][1], sizes[1][1]);
-  const legends = legendsOf(pair, scene, view);
+  const legends = legendsOf(pair, scene, view).slice(0, scene.source ? 2 : 1);
   const titles = MARGIN + 44;
   const first = titles + 24;
   const second = first + high + GAP;
   const captions = second + high + 18;
   const [measure] = makeCanvas(1, 1);
   const details = wrapped(contextFor(measure, 14), detailText(pair, scene, view), (WIDTH - 2 * MARGIN) * UNIT);
-  const legendTop = captions + 22 + 20 * details.length;
+  const legendTop = captions + 28 + 20 * details.length;
   const height = legendTop + Math.max(...legends.map(legendHeight)) + MARGIN;
   const [canvas] = makeCanvas(Math.round(WIDTH * UNIT), Math.round(height * UNIT));
   const context = contextFor(canvas, 24);
@@ -65,7 +65,7 @@ export function drawPicture(pair, photos, scene, view) {
   });
   const heatView = /** @type {View} */ ({ ...view, look: 'heat' });
   drawMarks(context, pair, scene, heatView, /** @type {[PhotoFrame, PhotoFrame]} */ (frames), UNIT);
-  details.forEach((line, at) => write(context, line, MARGIN, captions + 20 * (at + 1), 14, INK.ink, WIDTH));
+  details.forEach((line, at) => write(context, line, MARGIN, captions + 4 + 20 * (at + 1), 14, INK.ink, WIDTH));
   legends.forEach((legend, at) => {
     drawLegend(context, (MARGIN + at * (column + GAP)) * UNIT, legendTop * UNIT, legend, INK, UNIT);
   });

@@ -54,9 +54,7 @@ class Follower {
   down(event) {
     const { stage, side, actions } = this;
     if (stage.pair === null || event.button !== 0) return;
-    const view = actions.view();
-    const { width } = stage.canvases[side].getBoundingClientRect();
-    if (view.look === 'swipe' && Math.abs(stage.shareAt(side, event) - view.divider) * width <= NEAR) {
+    if (this.isNearDivider(event)) {
       this.drag = 'divider';
     } else if (actions.tool() !== 'cell') {
       const point = stage.pointAt(side, event, true);
@@ -73,8 +71,16 @@ class Follower {
     const { stage, side, actions } = this;
     if (this.drag === 'divider') return actions.divide(stage.shareAt(side, event));
     if (this.drag === 'region') return this.extend(event);
+    stage.canvases[side].classList.toggle('dividing', this.isNearDivider(event));
     if (stage.pair === null || event.pointerType === 'touch' || actions.tool() !== 'cell') return;
     actions.hover(this.placeAt(event));
+  }
+
+  /** @param {PointerEvent} event */
+  isNearDivider(event) {
+    const { look, divider } = this.actions.view();
+    const { width } = this.stage.canvases[this.side].getBoundingClientRect();
+    return look === 'swipe' && Math.abs(this.stage.shareAt(this.side, event) - divider) * width <= NEAR;
   }
 
   up() {

@@ -11,6 +11,11 @@ import { fillTables, markPin } from './table.js';
 import { captionText, detailText, panelName, sumText } from './words.js';
 
 const MEGABYTE = 1e6;
+const WHERE = {
+  local: 'Nothing is uploaded: photos stay in this browser.',
+  remote: 'Photos are sent to this server only.',
+  saved: 'A saved result, complete in this file.',
+};
 
 export class Report {
   constructor() {
@@ -45,10 +50,9 @@ export class Report {
       `Loading the model once: ${(done / MEGABYTE).toFixed(1)}${of} MB`;
   }
 
-  /** @param {'local' | 'remote'} backend */
-  where(backend) {
-    find('#privacy', HTMLElement).textContent =
-      backend === 'local' ? 'Nothing is uploaded: photos stay in this browser.' : 'Photos are sent to this server only.';
+  /** @param {keyof typeof WHERE} place where photos go */
+  where(place) {
+    find('#privacy', HTMLElement).textContent = WHERE[place];
   }
 
   /** @param {Model} model */
@@ -171,8 +175,7 @@ export class Report {
     const legends = legendsOf(pair, scene, view);
     this.legends.forEach((canvas, at) => {
       const legend = legends[at];
-      canvas.classList.toggle('unused', legend === undefined);
-      if (legend === undefined) return;
+      canvas.classList.toggle('unused', legend.kind === 'matches' && scene.source === null);
       const key = JSON.stringify([legend, ink, unit]);
       if (canvas.dataset.drawn === key) return;
       canvas.dataset.drawn = key;

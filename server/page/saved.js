@@ -2,17 +2,20 @@
 
 /** @import { Pair, Photo } from './types.js' */
 /** @import { Saved, SavedPhoto } from './standalone.js' */
+/** @import { View } from './scene.js' */
 
 import { pairFromJson } from './wire.js';
 
-/** @returns {Promise<{ pair: Pair, photos: [Photo, Photo], hash: string } | null>} null on a page that holds none */
+/** @typedef {{ pair: Pair, photos: [Photo, Photo], view: View }} SavedPair */
+
+/** @returns {Promise<SavedPair | null>} null on a page that holds none */
 export async function savedPair() {
   const element = document.getElementById('saved');
   if (element === null) return null;
   /** @type {Saved} */
   const saved = JSON.parse(element.textContent ?? '');
   const [first, second] = await Promise.all(saved.photos.map(photoOf));
-  return { pair: pairFromJson(saved.pair), photos: [first, second], hash: saved.hash };
+  return { pair: pairFromJson(saved.pair), photos: [first, second], view: saved.view };
 }
 
 /**

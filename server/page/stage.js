@@ -73,6 +73,7 @@ export class Stage {
    * @param {View} view
    */
   draw(scene, view) {
+    this.element.classList.toggle('swiping', view.look === 'swipe');
     for (const side of /** @type {const} */ ([0, 1])) this.drawPanel(side, scene, view);
     const context = contextOf(this.marks);
     context.clearRect(0, 0, this.marks.width, this.marks.height);

@@ -5,6 +5,7 @@
  */
 
 /** @import { Pair, Photo } from './types.js' */
+/** @import { View } from './scene.js' */
 
 import { makeCanvas } from './dom.js';
 import { pairToJson } from './wire.js';
@@ -17,21 +18,21 @@ const POLICY =
   "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'";
 
 /** @typedef {{ name: string, width: number, height: number, data: string }} SavedPhoto data: base64 */
-/** @typedef {{ pair: import('./wire.js').PairJson, photos: [SavedPhoto, SavedPhoto], hash: string }} Saved */
+/** @typedef {{ pair: import('./wire.js').PairJson, photos: [SavedPhoto, SavedPhoto], view: View }} Saved */
 
 /**
  * @param {Pair} pair
  * @param {[Photo, Photo]} photos
- * @param {string} hash the view, as in a link
+ * @param {View} view
  * @returns {Promise<Blob>}
  */
-export async function standalone(pair, photos, hash) {
+export async function standalone(pair, photos, view) {
   const [page, style, modules] = await Promise.all([text('index.html'), text('style.css'), collect(ENTRY)]);
   /** @type {Saved} */
   const saved = {
     pair: pairToJson(pair),
     photos: [await savedPhoto(photos[0]), await savedPhoto(photos[1])],
-    hash,
+    view,
   };
   const imports = Object.fromEntries(
     Array.from(modules, ([name, source]) => [

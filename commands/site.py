@@ -33,7 +33,7 @@ def command(
 
     from simmap.engine.engine import DEFAULT_MODEL
     from simmap.server.site import is_site
-    from simmap.server.static import serve_folder
+    from simmap.server.static import open_server
 
     if out is None and not serve:
         raise click.UsageError("give the folder OUT, or --serve")
@@ -49,7 +49,9 @@ def command(
         if not serve:
             _report(facts, as_json=as_json)
             return
-        serve_folder(site, port, lambda url: _report(facts | {"address": url}, as_json=as_json))
+        with open_server(site, port) as server:
+            _report(facts | {"address": f"http://127.0.0.1:{server.server_port}/"}, as_json=as_json)
+            server.serve_forever()
 
 
 _NOTES = {

@@ -110,7 +110,7 @@ def _write(site: Path, model: Path, contract: Contract, runtime: dict[str, bytes
         if path.suffix in PAGE_SUFFIXES:
             shutil.copyfile(path, site / path.name)
     shutil.copyfile(model, site / "model.onnx")
-    (site / "model.json").write_text(json.dumps(_shown(model, contract)))
+    (site / "model.json").write_text(json.dumps(page_contract(model.stem, contract)))
     (site / "ort").mkdir()
     for name, data in runtime.items():
         (site / "ort" / name).write_bytes(data)
@@ -125,11 +125,11 @@ def _write(site: Path, model: Path, contract: Contract, runtime: dict[str, bytes
     (site / "_headers").write_text(headers_file())
 
 
-def _shown(model: Path, contract: Contract) -> dict[str, object]:
+def page_contract(name: str, contract: Contract) -> dict[str, object]:
     """``model.json``: what the page reads of the contract; JSON has no infinity, so that p is None."""
     infinite = contract.p is not None and math.isinf(contract.p)
     return {
-        "name": model.stem,
+        "name": name,
         "input": asdict(contract.input),
         "pooling": contract.pooling,
         "p": None if infinite else contract.p,

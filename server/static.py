@@ -1,6 +1,5 @@
 """A folder on 127.0.0.1, with the headers of the page: to look at a site, not to host it."""
 
-from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -41,21 +40,17 @@ class _Server(ThreadingHTTPServer):
         pass  # a browser that closes a connection early
 
 
-def serve_folder(folder: Path, port: int, on_start: Callable[[str], None]) -> None:
-    """Serve a folder until the process is interrupted.
+def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
+    """A server of a folder, which answers once ``serve_forever`` runs.
 
     Args:
         folder: what to serve.
         port: 0 takes any that is free.
-        on_start: called with the address once it answers.
 
     Raises:
         ConfigError: the port is in use or not allowed.
     """
     try:
-        server = _Server(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
+        return _Server(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise ConfigError(f"port {port}: {error.strerror or error}; give another with --port") from None
-    with server:
-        on_start(f"http://127.0.0.1:{server.server_port}/")
-        server.serve_forever()

@@ -2,6 +2,8 @@
 
 /** @import { Photo } from './types.js' */
 
+import { oriented, webpOrientation } from './orientation.js';
+
 export const MAX_PIXELS = 200_000_000; // as the engine's option max_pixels
 
 export class PhotoError extends Error {
@@ -29,7 +31,7 @@ export async function readPhoto(blob, name) {
   const bytes = await read(blob, name);
   const format = formatOf(bytes);
   if (isCutOff(bytes, format)) throw new PhotoError(`${name} is cut off; copy or download it again.`);
-  const bitmap = await decode(blob, name, format);
+  const bitmap = await decode(blob, name, format, format === 'WebP' ? webpOrientation(bytes) : 1);
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS) {
     bitmap.close();
@@ -57,15 +59,17 @@ async function read(blob, name) {
  * @param {Blob} blob
  * @param {string} name
  * @param {string | null} format
+ * @param {number} orientation that the browser does not apply
  * @returns {Promise<ImageBitmap>}
  */
-async function decode(blob, name, format) {
+async function decode(blob, name, format, orientation) {
+  /** @type {ImageBitmapOptions} */
+  const options = { colorSpaceConversion: 'none', premultiplyAlpha: 'none' };
   try {
-    return await createImageBitmap(blob, {
-      colorSpaceConversion: 'none',
-      premultiplyAlpha: 'none',
-      imageOrientation: 'from-image',
-    });
+    if (orientation === 1) return await createImageBitmap(blob, { ...options, imageOrientation: 'from-image' });
+    // Some browsers would apply it as well.
+    const bitmap = await createImageBitmap(blob, { ...options, imageOrientation: 'none' });
+    return await oriented(bitmap, orientation);
   } catch {
     if (format === null) {
       throw new PhotoError(`${name} is not an image that this browser reads; convert it to JPEG, PNG or WebP.`);

@@ -1,0 +1,65 @@
+/** EXIF orientation of WebP files: how a camera was held. Browsers apply that of other formats themselves. */
+
+const TAG = 0x0112;
+
+/**
+ * The orientation, 1 to 8, in a WebP file; 1 where it has none or its EXIF block makes no sense.
+ *
+ * @param {Uint8Array} bytes
+ * @returns {number}
+ */
+export function webpOrientation(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 12; at + 8 <= bytes.length; ) {
+    const name = String.fromCharCode(...bytes.subarray(at, at + 4));
+    const size = view.getUint32(at + 4, true);
+    if (name === 'EXIF') return exifOrientation(bytes.slice(at + 8, at + 8 + size));
+    at += 8 + size + (size & 1);
+  }
+  return 1;
+}
+
+/**
+ * @param {Uint8Array} block a TIFF header and its directories, perhaps with "Exif\0\0" before them
+ * @returns {number}
+ */
+function exifOrientation(block) {
+  const start = String.fromCharCode(...block.subarray(0, 6)) === 'Exif\0\0' ? 6 : 0;
+  const view = new DataView(block.buffer, start);
+  try {
+    const little = view.getUint16(0) === 0x4949;
+    const directory = view.getUint32(4, little);
+    const count = view.getUint16(directory, little);
+    for (let entry = directory + 2; entry < directory + 2 + 12 * count; entry += 12) {
+      if (view.getUint16(entry, little) !== TAG) continue;
+      const value = view.getUint16(entry + 8, little);
+      return value >= 1 && value <= 8 ? value : 1;
+    }
+  } catch {
+    // A RangeError: the block ends too soon.
+  }
+  return 1;
+}
+
+/**
+ * Turn and mirror a bitmap, which is closed.
+ *
+ * @param {ImageBitmap} bitmap
+ * @param {number} orientation
+ * @returns {Promise<ImageBitmap>}
+ */
+export async function oriented(bitmap, orientation) {
+  const { width, height } = bitmap;
+  const exchanged = orientation >= 5;
+  const canvas = new OffscreenCanvas(exchanged ? height : width, exchanged ? width : height);
+  const context = canvas.getContext('2d', { willReadFrequently: true });
+  if (context === null) throw new Error('this browser gives no canvas');
+  // From the corner that each axis then starts at.
+  if ([2, 3, 6, 7].includes(orientation)) context.transform(-1, 0, 0, 1, canvas.width, 0);
+  if ([3, 4, 7, 8].includes(orientation)) context.transform(1, 0, 0, -1, 0, canvas.height);
+  if (exchanged) context.transform(0, 1, 1, 0, 0, 0);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return createImageBitmap(canvas, { colorSpaceConversion: 'none' });
+}

@@ -37,7 +37,7 @@ export function legendText({ kind, quantity, negative }) {
   }
   if (quantity === 'influence') {
     return [
-      'influence on the cosine per cell:',
+      'influence on the cosine per cell',
       'red to yellow raises the score',
       ...(negative ? ['blue, hatched: lowers the score'] : []),
     ];

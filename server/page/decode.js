@@ -2,7 +2,8 @@
 
 /** @import { Photo } from './types.js' */
 
-import { oriented, webpOrientation } from './orientation.js';
+import { appliesOrientation, orientationOf, oriented } from './orientation.js';
+import { withoutAlpha } from './translucent.js';
 
 export const MAX_PIXELS = 200_000_000; // as the engine's option max_pixels
 
@@ -31,7 +32,7 @@ export async function readPhoto(blob, name) {
   const bytes = await read(blob, name);
   const format = formatOf(bytes);
   if (isCutOff(bytes, format)) throw new PhotoError(`${name} is cut off; copy or download it again.`);
-  const bitmap = await decode(blob, name, format, format === 'WebP' ? webpOrientation(bytes) : 1);
+  const bitmap = await decode(blob, bytes, name, format);
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS) {
     bitmap.close();
@@ -57,18 +58,19 @@ async function read(blob, name) {
 
 /**
  * @param {Blob} blob
+ * @param {Uint8Array} bytes of it
  * @param {string} name
  * @param {string | null} format
- * @param {number} orientation that the browser does not apply
  * @returns {Promise<ImageBitmap>}
  */
-async function decode(blob, name, format, orientation) {
-  /** @type {ImageBitmapOptions} */
-  const options = { colorSpaceConversion: 'none', premultiplyAlpha: 'none' };
+async function decode(blob, bytes, name, format) {
   try {
-    if (orientation === 1) return await createImageBitmap(blob, { ...options, imageOrientation: 'from-image' });
-    // Some browsers would apply it as well.
-    const bitmap = await createImageBitmap(blob, { ...options, imageOrientation: 'none' });
+    if (format !== 'PNG' && format !== 'WebP') return await decodeByBrowser(blob);
+    const opaque = await withoutAlpha(bytes, format);
+    const isDecoded = opaque instanceof ImageBitmap;
+    const bitmap = isDecoded ? opaque : await decodeByBrowser(opaque ?? blob);
+    const orientation = orientationOf(bytes, format);
+    if (orientation === 1 || (!isDecoded && (await appliesOrientation(format)))) return bitmap;
     return await oriented(bitmap, orientation);
   } catch {
     if (format === null) {
@@ -82,6 +84,18 @@ async function decode(blob, name, format, orientation) {
         'convert it to JPEG, PNG or WebP.',
     );
   }
+}
+
+/**
+ * @param {Blob} blob
+ * @returns {Promise<ImageBitmap>}
+ */
+function decodeByBrowser(blob) {
+  return createImageBitmap(blob, {
+    colorSpaceConversion: 'none',
+    premultiplyAlpha: 'none',
+    imageOrientation: 'from-image',
+  });
 }
 
 /**

@@ -1,22 +1,48 @@
-/** EXIF orientation of WebP files: how a camera was held. Browsers apply that of other formats themselves. */
+/** EXIF orientation, where the browser does not apply it: how a camera was held. */
+
+import { pngChunks, webpChunks } from './chunks.js';
 
 const TAG = 0x0112;
+// Files of 2 x 1 pixels that are to be turned by a quarter.
+const TURNED = {
+  PNG:
+    'iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAGmVYSWZNTQAqAAAACAABARIAAwAAAAEABgAAAAAAANZnS2kAAAAP' +
+    'SURBVHicY2BgYGBgYAAAAAcAAVchYhkAAAAASUVORK5CYII=',
+  WebP:
+    'UklGRk4AAABXRUJQVlA4WAoAAAAIAAAAAQAAAAAAVlA4TA4AAAAvAQAAAAcQEf0PRET/A0VYSUYaAAAATU0AKgAAAAgAAQESAAMA' +
+    'AAABAAYAAAAAAAA=',
+};
+
+/** @type {Map<string, Promise<boolean>>} */
+const applied = new Map();
 
 /**
- * The orientation, 1 to 8, in a WebP file; 1 where it has none or its EXIF block makes no sense.
+ * Whether this browser turns files of a format itself; no browser can be told to leave that.
+ *
+ * @param {'PNG' | 'WebP'} format
+ * @returns {Promise<boolean>}
+ */
+export function appliesOrientation(format) {
+  let answer = applied.get(format);
+  if (answer === undefined) {
+    const bytes = Uint8Array.from(atob(TURNED[format]), (character) => character.charCodeAt(0));
+    answer = createImageBitmap(new Blob([bytes])).then(({ height }) => height === 2);
+    applied.set(format, answer);
+  }
+  return answer;
+}
+
+/**
+ * The orientation, 1 to 8, in a PNG or WebP file; 1 where it has none or its EXIF block makes no sense.
  *
  * @param {Uint8Array} bytes
+ * @param {'PNG' | 'WebP'} format
  * @returns {number}
  */
-export function webpOrientation(bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let at = 12; at + 8 <= bytes.length; ) {
-    const name = String.fromCharCode(...bytes.subarray(at, at + 4));
-    const size = view.getUint32(at + 4, true);
-    if (name === 'EXIF') return exifOrientation(bytes.slice(at + 8, at + 8 + size));
-    at += 8 + size + (size & 1);
-  }
-  return 1;
+export function orientationOf(bytes, format) {
+  const chunks = format === 'PNG' ? pngChunks(bytes) : webpChunks(bytes);
+  const chunk = chunks.find(({ name }) => name === 'eXIf' || name === 'EXIF');
+  return chunk === undefined ? 1 : exifOrientation(bytes.slice(chunk.data, chunk.end));
 }
 
 /**

@@ -53,7 +53,8 @@ FAINT_TEXT = """
       const style = getComputedStyle(element);
       const lights = [light(style.color), light(behind(element))].sort();
       const contrast = (lights[1] + 0.05) / (lights[0] + 0.05);
-      if (contrast < (parseFloat(style.fontSize) >= 24 ? 3 : 4.5)) faint.push([element.textContent, contrast]);
+      const least = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
+      if (contrast < least) faint.push([element.textContent, contrast]);
     }
     return faint;
   }
@@ -82,8 +83,8 @@ def profiles(browser: Any) -> Iterator[Callable[..., Any]]:
 def open_page(profiles: Callable[..., Any], site: Site) -> Iterator[Open]:
     """Open the page.
 
-    After the tests: nothing was asked of another origin, no script raised an error and the content policy, which
-    is on, refused nothing.
+    After the tests: nothing was asked of another origin, no script raised an error and the content policy,
+    which is on, refused nothing.
     """
     asked: list[str] = []
     errors: list[str] = []
@@ -175,7 +176,8 @@ def pixels(page: Any, selector: str) -> np.ndarray[Any, Any]:
     height, width, data = page.evaluate(
         """(selector) => new Promise((resolve) => requestAnimationFrame(() => setTimeout(() => {
           const canvas = document.querySelector(selector);
-          const { width, height, data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          const context = canvas.getContext('2d');
+          const { width, height, data } = context.getImageData(0, 0, canvas.width, canvas.height);
           let text = '';
           for (let at = 0; at < data.length; at += 32768) {
             text += String.fromCharCode(...data.subarray(at, at + 32768));

@@ -45,25 +45,38 @@ export class Network {
   }
 
   /**
-   * @param {{ script: string, loader: string, wasm: ArrayBuffer }} runtime addresses of onnxruntime-web's
-   *   files, and its WebAssembly
+   * @param {Runtime} ort
+   * @param {{ loader: string, wasm: ArrayBuffer }} files the address of its loader, and its WebAssembly
    * @param {Uint8Array} model the artifact
    * @param {Contract} contract
    * @returns {Promise<Network>}
    */
-  static async open(runtime, model, contract) {
-    /** @type {Runtime} */
-    const ort = await import(runtime.script);
+  static async open(ort, { loader, wasm }, model, contract) {
     ort.env.logLevel = 'error';
-    ort.env.wasm.wasmPaths = { mjs: runtime.loader };
-    ort.env.wasm.wasmBinary = runtime.wasm;
+    ort.env.wasm.wasmPaths = { mjs: loader };
+    ort.env.wasm.wasmBinary = wasm;
     // Without the headers that isolate a page, a browser shares no memory between threads.
     ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
     const session = await ort.InferenceSession.create(model, {
       executionProviders: ['wasm'],
       graphOptimizationLevel: 'all',
     });
-    return new Network(ort, session, contract);
+    const network = new Network(ort, session, contract);
+    // The first run is slower than others: better before there are photos.
+    await network.run(new Uint8Array(contract.input.height * contract.input.width * 3));
+    return network;
+  }
+
+  /**
+   * @param {Uint8Array} pixels
+   * @returns {Promise<[Float32Array, Float32Array]>} the embedding, and what its parts come from
+   */
+  async run(pixels) {
+    const { head, input } = this.contract;
+    const names = head === 'none' ? ['pooled', 'conv'] : ['embedding', 'parts'];
+    const image = new this.ort.Tensor('uint8', pixels, [1, input.height, input.width, 3]);
+    const outputs = await this.session.run({ image }, names);
+    return [outputs[names[0]].data.slice(), outputs[names[1]].data.slice()];
   }
 
   /**
@@ -73,14 +86,9 @@ export class Network {
    */
   async explain(pixels) {
     const { contract } = this;
-    const { height, width } = contract.input;
-    const image = new this.ort.Tensor('uint8', pixels, [1, height, width, 3]);
-    const hasParts = contract.head !== 'none';
-    const [vector, map] = hasParts ? ['embedding', 'parts'] : ['pooled', 'conv'];
-    const outputs = await this.session.run({ image }, [vector, map]);
+    const [embedding, map] = await this.run(pixels);
     const places = contract.grid_height * contract.grid_width;
-    const embedding = outputs[vector].data.slice();
-    const parts = hasParts ? outputs[map].data.slice() : partsOf(outputs[map].data, places, contract);
+    const parts = contract.head === 'none' ? partsOf(map, places, contract) : map;
     const rest = contract.rest === 'image' ? ownRest(embedding, parts) : this.bias;
     const explained = { embedding, parts, rest, places };
     const found = fault(explained);

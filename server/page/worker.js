@@ -28,12 +28,12 @@ const tasks = {
    * @returns {Promise<{ contract: Contract, noisy: boolean }>}
    */
   async open(files) {
-    const response = await fetch(files.contract);
-    if (!response.ok) throw new Error(`${files.contract} gives ${response.status}; make the page again with: simmap site`);
-    /** @type {Contract} */
-    const contract = await response.json();
-    const [model, wasm] = await download([files.model, files.wasm], (done, total) => reply({ done, total }));
-    network = await Network.open({ ...files, wasm }, new Uint8Array(model), contract);
+    const [contract, [model, wasm], ort] = await Promise.all([
+      loadContract(files.contract),
+      download([files.model, files.wasm], (done, total) => reply({ done, total })),
+      import(files.script),
+    ]);
+    network = await Network.open(ort, { loader: files.loader, wasm }, new Uint8Array(model), contract);
     return { contract, noisy: await addsNoise() };
   },
 
@@ -51,6 +51,16 @@ const tasks = {
   /** @param {[Explained, Explained]} images */
   compare: ([first, second]) => comparePair(first, second),
 };
+
+/**
+ * @param {string} url
+ * @returns {Promise<Contract>}
+ */
+async function loadContract(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url} gives ${response.status}; make the page again with: simmap site`);
+  return response.json();
+}
 
 /** @param {Reply} message */
 function reply(message) {

@@ -32,8 +32,9 @@ const DARK = 'rgb(25 25 28)';
  * @returns {string[]}
  */
 export function legendText({ kind, quantity, negative }) {
-  if (kind === 'matches') {
-    return ['contribution to the cosine with the marked cell', ...(negative ? ['blue, hatched: against similarity'] : [])];
+  if (kind !== 'map') {
+    const other = kind === 'matches' ? 'marked cell' : 'region';
+    return [`contribution to the cosine with the ${other}`, ...(negative ? ['blue, hatched: against similarity'] : [])];
   }
   if (quantity === 'influence') {
     return [

@@ -7,14 +7,14 @@
 import { hasResidual } from './words.js';
 
 /**
- * That of the maps, and that of what a cell matches.
+ * That of the maps, and that of what a cell or a region matches.
  *
  * @param {Pair} pair
  * @param {Scene} scene
  * @param {View} view
  * @returns {[Legend, Legend]}
  */
-export function legendsOf(pair, { scales, negative }, { quantity, opacity, contours }) {
+export function legendsOf(pair, { scales, negative, region }, { quantity, opacity, contours }) {
   const total = hasResidual(pair) ? "the map's sum" : 'the score';
   return [
     {
@@ -26,7 +26,7 @@ export function legendsOf(pair, { scales, negative }, { quantity, opacity, conto
       contours: contours && quantity === 'contribution' ? total : '',
     },
     {
-      kind: 'matches',
+      kind: region ? 'region' : 'matches',
       quantity: 'contribution',
       scale: scales.matches,
       negative: negative.matches,

@@ -34,7 +34,7 @@ export function drawPicture(pair, photos, scene, view) {
   const column = (WIDTH - 2 * MARGIN - GAP) / 2;
   const sizes = photos.map((photo, side) => fitted(canvasOf(photo, pair.grids[side]), column, HIGHEST));
   const high = Math.max(sizes[0][1], sizes[1][1]);
-  const legends = legendsOf(pair, scene, view).slice(0, scene.source ? 2 : 1);
+  const legends = legendsOf(pair, scene, view).slice(0, scene.source || scene.region ? 2 : 1);
   const titles = MARGIN + 44;
   const first = titles + 24;
   const second = first + high + GAP;

@@ -26,8 +26,10 @@ async function compare(photos, signal) {
   /** @type {Problem} */
   const problem = await answer.json().catch(() => ({}));
   const message = problem.detail ?? problem.title ?? `the server answers ${answer.status}; try again later`;
-  if (problem.field === 'a' || problem.field === 'b') throw new PhotoError(message, problem.field === 'a' ? 0 : 1);
-  throw new Error(message);
+  if (problem.field !== 'a' && problem.field !== 'b') throw new Error(message);
+  const side = problem.field === 'a' ? 0 : 1;
+  // The server knows the photo by its field.
+  throw new PhotoError(message.replace(/^[ab]: /, `${photos[side].name}: `), side);
 }
 
 /**

@@ -101,7 +101,7 @@ export class Report {
    */
   busy(isBusy, hasModel) {
     find('#stage', HTMLElement).setAttribute('aria-busy', String(isBusy));
-    if (!isBusy) return;
+    if (!isBusy) return this.say('', '');
     this.say('', hasModel ? 'Comparing …' : 'The photos are compared as soon as the model is loaded.');
   }
 

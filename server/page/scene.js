@@ -30,6 +30,7 @@ import { sharedScale } from './scale.js';
  *   scales: { map: number, matches: number }, negative: { map: boolean, matches: boolean }
  * }} Scene
  *   source: the cell whose matches the other photo shows. probe: a further cell under the pointer.
+ *   scales, negative: of the maps, and of what the cell or the region matches.
  *   matches: the cells of the other photo that it matches best, best first.
  */
 
@@ -70,7 +71,11 @@ export function sceneOf(pair, photos, view) {
   } else if (region && view.region) {
     const other = otherSide(view.region.side);
     const values = regionMatches(pair, view.region.side, region.weights);
-    heats[other] = { cells: cellsOf(other, values), scale: sharedScale(pair.maps), kind: 'region' };
+    // Of the contribution of each cell this is the region's part, so that the scale is the same.
+    const contributions = scalesOf(pair, 'contribution');
+    scales.matches = contributions.scales.map;
+    negative.matches = contributions.negative.map;
+    heats[other] = { cells: cellsOf(other, values), scale: scales.matches, kind: 'region' };
   }
   return { heats, source, probe: isProbe ? view.hover : null, matches, region, scales, negative };
 }
@@ -81,6 +86,7 @@ const kept = new WeakMap();
 /**
  * @param {Pair} pair
  * @param {Quantity} quantity
+ * @returns {Pick<Scene, 'scales' | 'negative'>}
  */
 function scalesOf(pair, quantity) {
   const known = kept.get(pair) ?? new Map();
@@ -91,7 +97,7 @@ function scalesOf(pair, quantity) {
     negative: { map: maps.some(hasNegative), matches: hasNegative(pair.points) },
   };
   known.set(quantity, scales);
-  return scales;
+  return structuredClone(scales);
 }
 
 /** @param {Float32Array} values */

@@ -336,6 +336,20 @@ def test_a_refused_file_is_named_at_its_photo_with_the_mend(
     has_score(page, pair.score)
 
 
+def test_a_photo_that_the_network_cannot_compare_is_named(
+    open_page: Open, runtime: dict[str, bytes], serve: Callable[[Path], str], tmp_path: Path
+) -> None:
+    from simmap.server.site import write_site
+
+    write_site(tmp_path / "site", ARTIFACTS / "fragile.onnx", runtime)
+    black = tmp_path / "black.png"
+    Image.new("RGB", (32, 32)).save(black)
+    page = open_page(url=serve(tmp_path / "site"))
+    page.set_input_files("#file-a", [BUDDHAS[0], black])
+    says(page, "#foot-b .error", "black.png")
+    assert page.locator("#score").inner_text().strip() == ""
+
+
 def test_a_drop_without_a_file_says_what_to_do(open_page: Open) -> None:
     page = open_page()
     put(page, "drop", "#panel-a", [])

@@ -57,6 +57,7 @@ simmap = LazyGroup(
         "inspect": ("inspect", "What an artifact says of itself."),
         "export": ("export", "Turn a trained network into an artifact."),
         "pair": ("pair", "Turn an artifact into one graph of a pair, for other runtimes."),
+        "site": ("site", "A page that compares photos in the browser, for any static host."),
     },
     "Which regions make two images similar: exact similarity maps of embedding networks.",
 )

@@ -1,0 +1,1 @@
+"""The page that shows a pair in a browser, and what hosts it."""

@@ -1,0 +1,108 @@
+"""The pinned files of onnxruntime-web, from npm's registry or from a folder, each checked by its hash."""
+
+import hashlib
+import io
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from simmap.engine.errors import ConfigError, printable
+from simmap.engine.files import write_bytes
+from simmap.engine.runtime.cache import cache_folder
+
+VERSION = "1.30.0"
+SCRIPT, LOADER, WASM = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
+HASHES = {  # sha256
+    SCRIPT: "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
+    LOADER: "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+    WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
+URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
+TIMEOUT = 60.0  # seconds without an answer
+_MOST_BYTES = 200_000_000
+_OFFLINE = f"or give the folder of its files with --ort (npm pack onnxruntime-web@{VERSION})"
+
+
+def from_folder(folder: Path) -> dict[str, bytes]:
+    """The files by name, from a folder that holds them, or from the ``dist`` folder in it.
+
+    Raises:
+        ConfigError: a file is missing, or of another version.
+    """
+    places = [folder, folder / "dist", folder / "package" / "dist"]
+    found = next((place for place in places if (place / SCRIPT).is_file()), folder)
+    files = {}
+    for name in HASHES:
+        path = found / name
+        try:
+            files[name] = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{printable(str(path))}: cannot be read ({error.strerror}); give --ort the folder of "
+                f"onnxruntime-web {VERSION} (npm pack onnxruntime-web@{VERSION})"
+            ) from None
+        if not _is_right(name, files[name]):
+            raise ConfigError(
+                f"{printable(str(path))}: is not that of onnxruntime-web {VERSION}; "
+                f"get it with: npm pack onnxruntime-web@{VERSION}"
+            )
+    return files
+
+
+def from_npm(on_progress: Callable[[int, int], None]) -> dict[str, bytes]:
+    """The files by name, from the user's cache, else downloaded from npm's registry and kept there.
+
+    Args:
+        on_progress: called with the megabytes loaded so far and in all.
+
+    Raises:
+        ConfigError: the registry is out of reach, or gives something else.
+    """
+    cache = cache_folder()
+    kept = None if cache is None else cache / f"onnxruntime-web-{VERSION}"
+    if kept is not None:
+        with suppress(ConfigError):
+            return from_folder(kept)
+    files = _unpack(_download(on_progress))
+    if kept is not None:
+        with suppress(OSError):
+            kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name, data in files.items():
+                write_bytes(kept / name, data, force=True)
+    return files
+
+
+def _download(on_progress: Callable[[int, int], None]) -> bytes:
+    try:
+        with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
+            total = int(response.headers.get("Content-Length") or 0)
+            received = io.BytesIO()
+            while (block := response.read(1 << 20)) and received.tell() < _MOST_BYTES:
+                received.write(block)
+                on_progress(received.tell() // 1_000_000, total // 1_000_000)
+            return received.getvalue()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ConfigError(f"{URL}: cannot be downloaded ({reason}); try again, {_OFFLINE}") from None
+
+
+def _unpack(archive: bytes) -> dict[str, bytes]:
+    files = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
+            for name in HASHES:
+                member = opened.extractfile(f"package/dist/{name}")
+                files[name] = b"" if member is None else member.read()
+    except (tarfile.TarError, EOFError, OSError, KeyError) as error:
+        raise ConfigError(f"{URL}: is not the package that it should be ({error}); {_OFFLINE}") from None
+    for name, data in files.items():
+        if not _is_right(name, data):
+            raise ConfigError(f"{URL}: its {name} has another checksum than it should; {_OFFLINE}")
+    return files
+
+
+def _is_right(name: str, data: bytes) -> bool:
+    return hashlib.sha256(data).hexdigest() == HASHES[name]

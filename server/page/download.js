@@ -1,0 +1,83 @@
+/** Large files of the page, kept by the browser once they are loaded. */
+
+/** @import { OnProgress } from './types.js' */
+
+const CACHE = 'simmap';
+
+/**
+ * @typedef {{ url: string, bytes: number }} File an address that changes with the content, and the size
+ */
+
+/**
+ * Load files, from the browser's cache where they are in it.
+ *
+ * @param {File[]} files
+ * @param {OnProgress} onProgress
+ * @returns {Promise<ArrayBuffer[]>}
+ */
+export async function download(files, onProgress) {
+  const cache = await openCache();
+  const total = files.reduce((sum, file) => sum + file.bytes, 0);
+  let done = 0;
+  const buffers = await Promise.all(
+    files.map(({ url }) =>
+      load(url, cache, (bytes) => {
+        done += bytes;
+        onProgress(Math.min(done, total), total);
+      }),
+    ),
+  );
+  if (cache !== null) await forgetOthers(cache, files);
+  return buffers;
+}
+
+/**
+ * The cache, or null where there is none: on a page without https, or in a private window.
+ *
+ * @returns {Promise<Cache | null>}
+ */
+async function openCache() {
+  try {
+    return await self.caches.open(CACHE);
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * @param {string} url
+ * @param {Cache | null} cache
+ * @param {(bytes: number) => void} onBytes
+ * @returns {Promise<ArrayBuffer>}
+ */
+async function load(url, cache, onBytes) {
+  const kept = await cache?.match(url);
+  if (kept !== undefined) {
+    const buffer = await kept.arrayBuffer();
+    onBytes(buffer.byteLength);
+    return buffer;
+  }
+  const response = await fetch(url);
+  if (!response.ok || response.body === null) {
+    throw new Error(`${url} gives ${response.status}; make the page again with: simmap site`);
+  }
+  /** @type {Uint8Array[]} */
+  const chunks = [];
+  for await (const chunk of response.body) {
+    chunks.push(chunk);
+    onBytes(chunk.length);
+  }
+  const buffer = await new Blob(/** @type {BlobPart[]} */ (chunks)).arrayBuffer();
+  // A full disk costs speed next time, nothing more.
+  await cache?.put(url, new Response(buffer.slice(0))).catch(() => undefined);
+  return buffer;
+}
+
+/**
+ * @param {Cache} cache
+ * @param {File[]} files
+ */
+async function forgetOthers(cache, files) {
+  const wanted = new Set(files.map(({ url }) => url));
+  for (const request of await cache.keys()) if (!wanted.has(request.url)) await cache.delete(request);
+}

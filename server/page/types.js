@@ -1,0 +1,59 @@
+/**
+ * The shapes of data that the page's modules give one another. Rows and columns count from 0.
+ *
+ * @typedef {{ rows: number, columns: number, x: number, y: number, width: number, height: number }} Grid
+ *   The places of one photo: the network's input covers the rectangle (x, y, width, height) of the photo's
+ *   own pixels, EXIF orientation applied, and rows x columns cells divide it evenly. It reaches beyond the
+ *   photo for a letterbox and is smaller than it for a crop.
+ *
+ * @typedef {{
+ *   name: string, fingerprint: string, pooling: string, head: string, dimension: number, warnings?: string[]
+ * }} Model
+ *   warnings: sentences for the user, such as that this browser changes the pixels that a page reads.
+ *
+ * @typedef {{ name: string, blob: Blob, width: number, height: number, bitmap: ImageBitmap }} Photo
+ *   A decoded photo; width, height and bitmap have the EXIF orientation applied.
+ *
+ * @typedef {{
+ *   score: number,
+ *   residuals: [number, number],
+ *   maps: [Float32Array, Float32Array],
+ *   influence: [Float32Array, Float32Array],
+ *   points: Float32Array,
+ *   grids: [Grid, Grid],
+ *   model: Model
+ * }} Pair
+ *   maps: what each place adds to the score, row by row; each sums to the score less its residual.
+ *   influence: map - score * self map, how the score changes with the weight of each place.
+ *   points: what place a of the first photo and place b of the second add together, at a * (places of the
+ *   second) + b.
+ *
+ * @typedef {(done: number, total: number) => void} OnProgress
+ *   Bytes loaded so far and in all; a total of 0 is unknown.
+ *
+ * @typedef {{
+ *   open(onProgress: OnProgress): Promise<Model | null>,
+ *   compare(photos: [Photo, Photo], signal?: AbortSignal): Promise<Pair>
+ * }} Backend
+ *   open gives null where the model is known with the first pair.
+ *   compare rejects with the signal's reason where it is aborted, and with a PhotoError, whose `photo` is 0
+ *   or 1, where one photo is at fault.
+ *
+ * @typedef {{ path: string, bytes: number }} FileSize
+ *
+ * @typedef {{
+ *   backend: 'local',
+ *   model: FileSize,
+ *   contract: string,
+ *   runtime: { script: string, loader: string, wasm: FileSize },
+ *   examples: string[]
+ * }} LocalConfig
+ *   model: the ONNX file; contract: its contract as JSON; runtime: the files of onnxruntime-web.
+ *
+ * @typedef {{ backend: 'remote', examples: string[] }} RemoteConfig
+ *
+ * @typedef {LocalConfig | RemoteConfig} Config
+ *   config.json beside index.html; paths are relative to the page. examples: none or two photos.
+ */
+
+export {};

@@ -1,0 +1,80 @@
+/** The work of the page, beside the thread that draws it: loading, embedding, comparing. */
+
+/** @import { Contract } from './network.js' */
+/** @import { Explained } from './decompose.js' */
+/** @import { File } from './download.js' */
+/** @import { Field } from './prepare.js' */
+
+import { comparePair } from './decompose.js';
+import { download } from './download.js';
+import { Network } from './network.js';
+import { addsNoise, sourceOfBitmap } from './pixels.js';
+import { prepare } from './prepare.js';
+
+/**
+ * @typedef {{ contract: string, model: File, wasm: File, script: string, loader: string }} Files
+ * @typedef {{ explained: Explained, field: Field }} Embedded
+ * @typedef {{ id: number, name: string, value: any }} Request
+ * @typedef {{ id: number, result: unknown } | { id: number, error: string } | { done: number, total: number }} Reply
+ */
+
+/** @type {Network | null} */
+let network = null;
+
+/** @type {Record<string, (value: any) => unknown>} */
+const tasks = {
+  /**
+   * @param {Files} files
+   * @returns {Promise<{ contract: Contract, noisy: boolean }>}
+   */
+  async open(files) {
+    const [contract, [model, wasm], ort] = await Promise.all([
+      loadContract(files.contract),
+      download([files.model, files.wasm], (done, total) => reply({ done, total })),
+      import(files.script),
+    ]);
+    network = await Network.open(ort, { loader: files.loader, wasm }, new Uint8Array(model), contract);
+    return { contract, noisy: await addsNoise() };
+  },
+
+  /**
+   * @param {ImageBitmap} bitmap
+   * @returns {Promise<Embedded>}
+   */
+  async embed(bitmap) {
+    if (network === null) throw new Error('the model is not loaded yet; wait for it');
+    const { pixels, field } = prepare(sourceOfBitmap(bitmap), network.contract.input);
+    bitmap.close();
+    return { explained: await network.explain(pixels), field };
+  },
+
+  /** @param {[Explained, Explained]} images */
+  compare: ([first, second]) => comparePair(first, second),
+};
+
+/**
+ * @param {string} url
+ * @returns {Promise<Contract>}
+ */
+async function loadContract(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url} gives ${response.status}; make the page again with: simmap site`);
+  return response.json();
+}
+
+/** @param {Reply} message */
+function reply(message) {
+  self.postMessage(message);
+}
+
+// One run at a time: the network is not to be entered twice.
+let last = Promise.resolve();
+self.addEventListener('message', (/** @type {MessageEvent<Request>} */ { data: { id, name, value } }) => {
+  last = last.then(async () => {
+    try {
+      reply({ id, result: await tasks[name](value) });
+    } catch (error) {
+      reply({ id, error: error instanceof Error ? error.message : String(error) });
+    }
+  });
+});

@@ -32,6 +32,7 @@ def make_app(service: Service) -> ASGIApp:
         description="Which regions make two images similar, exactly.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.service = service

@@ -139,7 +139,7 @@ def _parts(boundary: bytes, body: bytes) -> list[tuple[dict[str, str], bytes]]:
         content.clear()
 
     def header_end() -> None:
-        headers[name.decode("latin-1").lower()] = value.decode("utf-8", "replace")
+        headers[name.decode("latin-1").lower()] = value.decode("latin-1")
         name.clear()
         value.clear()
 

@@ -67,13 +67,13 @@ async def server() -> Response:
     return answers.as_json(answers.json_bytes(about))
 
 
-@router.get("/health/live")
+@router.get("/health/live", response_class=Response)
 async def live() -> Response:
     """Whether the server lives."""
     return Response()
 
 
-@router.get("/health/ready", responses=problems(503))
+@router.get("/health/ready", response_class=Response, responses=problems(503))
 async def ready(service: ServiceOf) -> Response:
     """Whether the server takes requests."""
     return Response(status_code=503 if service.draining else 200)
@@ -92,14 +92,19 @@ async def model_version(service: ServiceOf, name: str, version: str) -> Response
     return await model(service, name)
 
 
-@router.get("/models/{name}/ready", dependencies=_read, responses=problems(404, 503))
+@router.get("/models/{name}/ready", response_class=Response, dependencies=_read, responses=problems(404, 503))
 async def model_ready(service: ServiceOf, name: str) -> Response:
     """Whether a model takes requests."""
     _described(service.models.current, name)
     return await ready(service)
 
 
-@router.get("/models/{name}/versions/{version}/ready", dependencies=_read, responses=problems(404, 503))
+@router.get(
+    "/models/{name}/versions/{version}/ready",
+    response_class=Response,
+    dependencies=_read,
+    responses=problems(404, 503),
+)
 async def version_ready(service: ServiceOf, name: str, version: str) -> Response:
     """The same of a version."""
     _check_version(version)

@@ -1,5 +1,7 @@
 """``simmap serve``: the engine and an index behind HTTP."""
 
+import os
+
 import click
 
 from .shared.parameters import FILE, FOLDER
@@ -25,6 +27,8 @@ def command(
     """
     from simmap.engine.errors import ConfigError
 
+    # A request has one thread: those of NumPy's products would take the CPUs of others. Read on import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from simmap.server.process import serve
         from simmap.server.settings import load_settings

@@ -13,8 +13,8 @@ from ..service import Service
 _bearer = HTTPBearer(auto_error=False, description="A key of the server, where it has keys.")
 
 
-def service_of(request: Request) -> Service:
-    """The service behind the routes."""
+async def service_of(request: Request) -> Service:
+    """The service behind the routes; asynchronous, since FastAPI runs other functions on threads."""
     return cast(Service, request.app.state.service)
 
 

@@ -14,8 +14,7 @@ from simmap.server.problems import ProblemError
 
 FIELDS: dict[str, Kind] = {"a": "image", "b": "image", "values": "json", "label": "text"}
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
@@ -50,20 +49,20 @@ def test_json_gives_back_what_was_put_in(form: dict[str, Any]) -> None:
     assert parse("application/json; charset=utf-8", json.dumps(body).encode(), FIELDS) == form
 
 
+kinds = st.sampled_from(["multipart/form-data; boundary=x", "multipart/form-data", "application/json"])
+pieces = [b"--x", b"\r\n", b"--", b'Content-Disposition: form-data; name="a"', b":", b"\xff", b"{", b'"a"']
+
+
 @given(
-    st.sampled_from(["multipart/form-data; boundary=x", "multipart/form-data", "application/json", "text/plain"])
-    | st.text(st.characters(codec="latin-1")),
-    st.binary(max_size=200)
-    | st.lists(st.sampled_from([b"--x", b"\r\n", b"--", b'Content-Disposition: form-data; name="a"', b":", b"\xff"]))
-    .map(b"".join),
-)  # fmt: skip
+    kinds | st.text(st.characters(codec="latin-1")),
+    st.binary(max_size=200) | st.lists(st.sampled_from(pieces)).map(b"".join),
+)
 def test_no_body_is_more_than_a_problem(kind: str, body: bytes) -> None:
+    statuses = {415, 422}
     try:
-        form = parse(kind, body, FIELDS)
+        assert parse(kind, body, FIELDS).keys() <= FIELDS.keys()
     except ProblemError as problem:
-        assert problem.status in (415, 422)
-    else:
-        assert form.keys() <= FIELDS.keys()
+        statuses.remove(problem.status)
 
 
 def test_a_form_cut_anywhere_is_a_problem() -> None:

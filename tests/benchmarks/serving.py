@@ -142,7 +142,7 @@ def measured(engine: Engine, asked: list[Question], clients: int, options: Setti
         "wrong": total.wrong,
     }
     note = (
-        f"{figures['requests_s']:.1f}/s, p50 {middle:.0f} ms, p99 {late:.0f} ms; CPU: "
+        f"{figures['requests_s']:.1f}/s, p50 {middle:.0f}, p99 {late:.0f} ms; CPU: "
         f"{figures['server_cpu_ms']:.1f} ms (in process {figures['own_cpu_ms']:.1f}, client "
         f"{figures['client_cpu_ms']:.1f}); peak {peak:.0f} MB; {figures['shed']:.1%} shed, {total.wrong} wrong"
     )

@@ -1,1 +1,1 @@
-"""The page that shows a pair in a browser, and what hosts it."""
+"""simmap as a service and as a page: the engine and an index behind HTTP, and pairs in a browser."""

@@ -54,6 +54,7 @@ simmap = LazyGroup(
         "contrast": ("contrast", "One query under several models: checkpoints, poolings, training runs."),
         "contribution": ("contribution", "How much of a score the largest features give."),
         "evaluate": ("evaluate", "How well a model retrieves; whether another may take its place."),
+        "serve": ("serve", "Comparisons, searches and the page over HTTP."),
         "inspect": ("inspect", "What an artifact says of itself."),
         "export": ("export", "Turn a trained network into an artifact."),
         "pair": ("pair", "Turn an artifact into one graph of a pair, for other runtimes."),

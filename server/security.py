@@ -1,0 +1,59 @@
+"""Headers of every answer, and requests that another site's page or a broken proxy sent."""
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from .problems import ProblemError
+
+_COMMON = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+_PAGE = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; worker-src 'self' blob:; media-src 'self' blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def headers_for(*, page: bool) -> dict[str, str]:
+    """Security headers of the page's files, or of any other answer."""
+    if page:
+        return {
+            **_COMMON,
+            "Content-Security-Policy": _PAGE,
+            "Permissions-Policy": "camera=(self), microphone=()",
+        }
+    return {**_COMMON, "Content-Security-Policy": _NOTHING}
+
+
+def check_request(method: str, headers: Headers) -> None:
+    """Refuse what no honest client sends.
+
+    Raises:
+        ProblemError: 400 two lengths, by which a proxy and this server could read different requests; 403 a
+            page of another site.
+    """
+    if "transfer-encoding" in headers and "content-length" in headers:
+        both = "a request has Content-Length or Transfer-Encoding, not both"
+        raise ProblemError(400, "length", both, headers={"Connection": "close"})
+    if headers.get("content-encoding", "identity") != "identity":
+        raise ProblemError(415, "encoding", "send the body without Content-Encoding")
+    origin = headers.get("origin")
+    # A browser lets any page post a form to any address, that of a server on the same machine too.
+    if method not in ("GET", "HEAD") and origin is not None and urlsplit_host(origin) != headers.get("host"):
+        raise ProblemError(403, "origin", "requests from the pages of other sites are refused")
+
+
+def urlsplit_host(origin: str) -> str | None:
+    """Host and port of an origin; None where it has none."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None

@@ -98,10 +98,10 @@ class VectorStore(ABC):
         """What was measured of the approximate index, or None."""
         return None
 
-    def record_recall(self, recall: Recall) -> None:
+    def record_recall(self, recall: Recall) -> None:  # noqa: B027
         """Keep what was measured, with the index; nothing is kept of an exact one."""
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027
         """Wait until the server's own indexes have taken up all that was written."""
 
     @abstractmethod
@@ -269,9 +269,8 @@ class VectorStore(ABC):
     def _checked_queries(self, queries: Array, k: int) -> npt.NDArray[np.float32]:
         queries = np.asarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise DecompositionError(
-                f"queries have shape {queries.shape}, must be (m, {self.dimension}) for {printable(self.name)}"
-            )
+            wanted = f"must be (m, {self.dimension}) for {printable(self.name)}"
+            raise DecompositionError(f"queries have shape {queries.shape}, {wanted}")
         if not np.isfinite(queries).all():
             raise DecompositionError("a query has NaN or infinite values, so nothing is similar to it")
         if k < 1:

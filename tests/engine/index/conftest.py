@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 from index_common import ENGINE, Place, Run
-from servers import Milvus, Postgres, milvus_server, postgres_server
 
 from simmap.engine.index.embedded import Index
 
@@ -50,20 +49,6 @@ def photos(tmp_path: Path) -> Path:
         cv2.imwrite(str(path), rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     (tmp_path / "photos" / "class1" / "30.jpg").write_bytes(b"no image")
     return tmp_path / "photos"
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A server for all tests of this process."""
-    with postgres_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def milvus() -> Iterator[Milvus]:
-    """A server for all tests of this process."""
-    with milvus_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["embedded", "postgres", "milvus"])

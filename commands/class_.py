@@ -8,7 +8,7 @@ import click
 from .shared.command import command as make_command
 from .shared.command import output_options
 from .shared.engine_options import EngineChoice, engine_options
-from .shared.parameters import FOLDER
+from .shared.parameters import FOLDER, INDEX
 from .shared.view_option import influence_option
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @click.argument("folder", required=False, metavar="[FOLDER]", type=FOLDER, help="Images of one class.")
 @click.option(
     "--index",
-    "index_folder",
+    "index_name",
     metavar="INDEX",
-    type=FOLDER,
-    help="Index to take the members or the rest from.",
+    type=INDEX,
+    help="Folder or URL of an index to take the members or the rest from.",
 )
 @click.option("--label", metavar="LABEL", help="Class of the index.")
 @click.option("--rest", is_flag=True, help="Take off what they share with the rest of the index.")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @engine_options(draws=True)
 def command(
     folder: str | None,
-    index_folder: str | None,
+    index_name: str | None,
     label: str | None,
     rest: bool,
     view: "View",
@@ -45,7 +45,7 @@ def command(
     from simmap.engine.engine import Engine
     from simmap.engine.errors import ConfigError, StoreError, printable
     from simmap.engine.figures.classes import ClassFigure
-    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.opening import open_index
 
     from .shared.images import list_images
     from .shared.outputs import check_not_inputs, check_picture
@@ -53,10 +53,10 @@ def command(
 
     if (folder is None) == (label is None):
         raise click.UsageError("give a folder of one class, or --index and --label")
-    if (label is not None or rest) != (index_folder is not None):
+    if (label is not None or rest) != (index_name is not None):
         raise click.UsageError("--index goes with --label or --rest")
     picture = check_picture(output, force=force)
-    index = None if index_folder is None else Index(index_folder)
+    index = None if index_name is None else open_index(index_name)
     if folder is not None:
         members = [item.path for item in list_images(folder)[0]]
         name, where = Path(folder).resolve().name, printable(folder)
@@ -64,10 +64,11 @@ def command(
         assert index is not None
         assert label is not None
         members = [index.path_of(entry.id) for entry in index.entries(label)]
-        name, where = label, f"the label {label!r} of {printable(str(index.path))}"
+        name, where = label, f"the label {label!r} of {printable(index.name)}"
         if not members:
             raise StoreError(
-                f"{printable(str(index.path))}: has no label {name!r}; see: simmap index info {index.path}"
+                f"{printable(index.name)}: has no label {name!r}; see: "
+                f"simmap index info {printable(index.name)}"
             )
     if len(members) < 2:
         raise ConfigError(f"a class needs at least two images; {where} has 1")

@@ -1,13 +1,17 @@
 """``simmap index add``: more images, or changed ones."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .shared.command import command as make_command
 from .shared.engine_options import EngineChoice, engine_options
-from .shared.index_parameters import index_argument, labels_option, strict_option
+from .shared.index_parameters import index_argument, label_level_option, labels_option, strict_option
 from .shared.parameters import FILE
+
+if TYPE_CHECKING:
+    from simmap.engine.dataset import LabelLevel
 
 
 @make_command("add", "simmap index add photos.index more_photos")
@@ -17,13 +21,15 @@ from .shared.parameters import FILE
 )
 @click.option("--label", metavar="LABEL", help="Class of all these images.")
 @labels_option
+@label_level_option
 @strict_option
 @engine_options(decodes_fast=True)
 def command(
-    index_folder: str,
+    index_name: str,
     paths: tuple[str, ...],
     label: str | None,
     labels: str | None,
+    label_level: "LabelLevel | None",
     strict: bool,
     choice: EngineChoice,
     as_json: bool,
@@ -31,18 +37,18 @@ def command(
     """Add images to an index, or those of its images that have changed."""
     from simmap.engine.dataset import Item
     from simmap.engine.engine import Engine
-    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.opening import open_index
     from simmap.engine.index.update import update_index
 
     from .shared.images import list_images
     from .shared.index_report import print_update
     from .shared.progress import progress
 
-    index = Index(index_folder)
+    index = open_index(index_name)
     items = []
     for path in map(Path, paths):
         if path.is_dir():
-            items += list_images(str(path), labels, strict=strict)[0]
+            items += list_images(str(path), labels, label_level, strict=strict)[0]
         else:
             items.append(Item(str(path), label))
     if label is not None:

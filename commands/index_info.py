@@ -6,20 +6,20 @@ from .shared.index_parameters import index_argument
 
 @make_command("info", "simmap index info photos.index")
 @index_argument
-def command(index_folder: str, as_json: bool) -> None:
+def command(index_name: str, as_json: bool) -> None:
     """What is in an index: its model, its images, and how many of each label."""
-    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.opening import open_index
 
     from .shared.report import print_facts, print_json, print_line, print_table
 
-    index = Index(index_folder)
+    index = open_index(index_name)
     labels = index.labels()
     images, unlabelled = sum(labels.values()), labels.pop(None, 0)
-    size = sum(path.stat().st_size for path in index.path.iterdir())
+    size = index.size()
     if as_json:
         print_json(
             {
-                "index": str(index.path),
+                "index": index.name,
                 "images": images,
                 "root": index.root,
                 "model": index.model,
@@ -33,7 +33,7 @@ def command(index_folder: str, as_json: bool) -> None:
         return
     print_facts(
         [
-            ("index", str(index.path)),
+            ("index", index.name),
             ("images", f"{images}, {unlabelled} of them without a label"),
             ("root", index.root),
             ("model", index.model),

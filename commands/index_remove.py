@@ -13,39 +13,39 @@ from .shared.parameters import FILE
 @index_argument
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=FILE, help="Images or folders.")
 @click.option("--yes", is_flag=True, help="Remove whole folders without asking.")
-def command(index_folder: str, paths: tuple[str, ...], yes: bool, as_json: bool) -> None:
+def command(index_name: str, paths: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove images from an index; the files stay.
 
     All images of a folder are removed after a question on a terminal, or with --yes.
     """
     from simmap.engine.errors import StoreError, printable
-    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.opening import open_index
 
     from .shared.report import print_json, print_line
 
-    index = Index(index_folder)
+    index = open_index(index_name)
     chosen: set[str] = set()
     folders: dict[str, int] = {}
     for path in paths:
         below = index.ids_below(path)
         if not below:
             raise StoreError(
-                f"{printable(index_folder)}: has no image {printable(path)}; "
+                f"{printable(index.name)}: has no image {printable(path)}; "
                 "see its paths with: simmap index info --json"
             )
         if below != [index.id_of(path)]:
             folders[path] = len(below)
         chosen.update(below)
     if folders and not yes:
-        _confirm(index_folder, folders)
+        _confirm(index.name, folders)
     removed = index.delete(sorted(chosen))
     if as_json:
-        print_json({"index": str(index.path), "images": len(index), "removed": removed})
+        print_json({"index": index.name, "images": len(index), "removed": removed})
         return
-    print_line(f"{printable(str(index.path))}: {removed} removed, {len(index)} images")
+    print_line(f"{printable(index.name)}: {removed} removed, {len(index)} images")
 
 
-def _confirm(index_folder: str, folders: dict[str, int]) -> None:
+def _confirm(index_name: str, folders: dict[str, int]) -> None:
     """Ask on a terminal whether all images of some folders may go.
 
     Raises:
@@ -60,5 +60,5 @@ def _confirm(index_folder: str, folders: dict[str, int]) -> None:
     )
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise click.UsageError(f"this removes {counts}; add --yes to do so")
-    if not click.confirm(f"Remove {counts} from {printable(index_folder)}?", err=True):
-        raise StoreError(f"{printable(index_folder)}: nothing was removed")
+    if not click.confirm(f"Remove {counts} from {printable(index_name)}?", err=True):
+        raise StoreError(f"{printable(index_name)}: nothing was removed")

@@ -14,8 +14,8 @@ from .shared.view_option import influence_option
 
 if TYPE_CHECKING:
     from simmap.engine.decompose import View
-    from simmap.engine.index.embedded import Index
     from simmap.engine.index.search import Found
+    from simmap.engine.index.store import VectorStore
     from simmap.engine.types import Box
 
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @output_options("Picture to write.")
 @engine_options(draws=True)
 def command(
-    index_folder: str,
+    index_name: str,
     queries: tuple[str, ...],
     embedding: str | None,
     k: int,
@@ -65,10 +65,11 @@ def command(
     from simmap.engine.engine import Engine
     from simmap.engine.figures.found import SearchFigure
     from simmap.engine.images.region import load_mask
-    from simmap.engine.index.embedded import Index
     from simmap.engine.index.explain import explain
+    from simmap.engine.index.opening import open_index
     from simmap.engine.index.search import search
 
+    from .shared.index_report import warn_of_recall
     from .shared.outputs import check_not_inputs, check_picture
     from .shared.report import print_json, print_line
 
@@ -82,7 +83,8 @@ def command(
     if compare_whole and not region:
         raise click.UsageError("--compare-whole needs --region or --mask")
     picture = None if output is None else check_picture(output, force=force)
-    index = Index(index_folder)
+    index = open_index(index_name)
+    warn_of_recall(index)
     options = choice.options(index)
     inputs = [*queries, embedding, mask, options.model, choice.config]
     check_not_inputs([picture], inputs, index=index)
@@ -108,7 +110,7 @@ def command(
         print_line(f"picture {picture}")
 
 
-def _search_file(index: "Index", path: str, k: int, *, per_class: bool) -> "list[Found]":
+def _search_file(index: "VectorStore", path: str, k: int, *, per_class: bool) -> "list[Found]":
     """What is found for each embedding of a file, named by its row where there are several.
 
     Raises:

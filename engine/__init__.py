@@ -34,9 +34,13 @@ if TYPE_CHECKING:
     from .figures.faithfulness import FaithfulnessFigure
     from .figures.found import SearchFigure
     from .figures.pair import PairFigure
+    from .index.copying import copy_index
     from .index.embedded import Index
     from .index.explain import explain
+    from .index.opening import make_index, open_index
+    from .index.recall import measure_recall
     from .index.search import search, search_embeddings
+    from .index.store import about_of
     from .index.update import update_index
     from .options import Options, load_options
     from .results import Activated, Embedded, Mapped, Pair, Vector
@@ -65,16 +69,21 @@ _MODULE_OF = {
     "SimmapError": ".errors",
     "StoreError": ".errors",
     "Vector": ".results",
+    "about_of": ".index.store",
     "agreement": ".analysis.agreement",
     "class_maps": ".analysis.classes",
     "composites": ".analysis.composites",
     "contrast": ".analysis.contrast",
     "contribution_curve": ".analysis.contribution",
+    "copy_index": ".index.copying",
     "explain": ".index.explain",
     "faithfulness": ".analysis.faithfulness",
     "find_images": ".dataset",
     "load_options": ".options",
     "read_pairs": ".dataset",
+    "make_index": ".index.opening",
+    "measure_recall": ".index.recall",
+    "open_index": ".index.opening",
     "retrieval": ".analysis.retrieval",
     "sample_pairs": ".dataset",
     "search": ".index.search",
@@ -107,15 +116,20 @@ __all__ = [
     "SimmapError",
     "StoreError",
     "Vector",
+    "about_of",
     "agreement",
     "class_maps",
     "composites",
     "contrast",
     "contribution_curve",
+    "copy_index",
     "explain",
     "faithfulness",
     "find_images",
     "load_options",
+    "make_index",
+    "measure_recall",
+    "open_index",
     "read_pairs",
     "retrieval",
     "sample_pairs",

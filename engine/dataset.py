@@ -5,11 +5,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from .errors import ConfigError, printable
 from .files import absolute
+
+LabelLevel = Literal["first", "last", "path"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
@@ -30,6 +33,7 @@ class Item:
 def find_images(
     folder: str | Path,
     labels: str | Path | None = None,
+    label_level: LabelLevel = "first",
     *,
     on_error: Callable[[str, ConfigError], None] | None = None,
 ) -> list[Item]:
@@ -43,6 +47,9 @@ def find_images(
         labels: CSV file with the columns ``path`` (relative to the folder, or absolute) and ``label``; an
             image that it does not name has no label. Without it an image's label is the name of the
             sub-folder of ``folder`` that it is in, and one right in ``folder`` has none.
+        label_level: which of nested sub-folders is the label: ``first``, the one right in ``folder``, as
+            torchvision's ImageFolder does; ``last``, the one right above the image; or ``path``, all of them
+            with slashes between.
         on_error: called with the path of each sub-folder that cannot be read, which is then left out, and
             the error; without it the first such sub-folder raises.
 
@@ -58,9 +65,17 @@ def find_images(
     if not names:
         raise ConfigError(f"{shown}: has no images ({', '.join(sorted(SUFFIXES))})")
     if labels is None:
-        return [Item(str(folder / name), name.parts[0] if len(name.parts) > 1 else None) for name in names]
+        return [Item(str(folder / name), _label_of(name, label_level)) for name in names]
     given = _read_labels(Path(labels), folder, {absolute(folder / name) for name in names})
     return [Item(str(folder / name), given.get(absolute(folder / name))) for name in names]
+
+
+def _label_of(name: Path, level: LabelLevel) -> str | None:
+    """Of an image's path relative to the folder."""
+    folders = name.parts[:-1]
+    if not folders:
+        return None
+    return {"first": folders[0], "last": folders[-1], "path": "/".join(folders)}[level]
 
 
 def _walk(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from servers import PACKAGES, Milvus, Postgres, milvus_server, postgres_server
 
 from common import PHOTOS, Simmap
 
@@ -106,6 +107,28 @@ def simmap_process(tmp_path: Path) -> Simmap:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server for all tests of this process."""
+    _skip_without("postgres")
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def milvus() -> Iterator[Milvus]:
+    """A server for all tests of this process."""
+    _skip_without("milvus")
+    with milvus_server() as server:
+        yield server
+
+
+def _skip_without(kind: str) -> None:
+    modules, install = PACKAGES[kind]
+    for module in modules:
+        pytest.importorskip(module, reason=f"needs a server: {install}")
 
 
 @pytest.fixture

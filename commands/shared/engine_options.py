@@ -11,7 +11,7 @@ import click
 from .parameters import FILE
 
 if TYPE_CHECKING:
-    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.store import VectorStore
     from simmap.engine.options import Options
 
 
@@ -31,7 +31,7 @@ class EngineChoice:
     scale: float | None = None
     contours: bool | None = None
 
-    def options(self, index: "Index | None" = None, *, model: str | None = None) -> "Options":
+    def options(self, index: "VectorStore | None" = None, *, model: str | None = None) -> "Options":
         """The engine's options, by default with the model that made ``index``.
 
         Args:

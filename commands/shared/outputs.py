@@ -8,7 +8,7 @@ from simmap.engine.errors import OutputError, StoreError, printable
 from simmap.engine.files import check_output
 
 if TYPE_CHECKING:
-    from simmap.engine.index.embedded import Index
+    from simmap.engine.index.store import VectorStore
 
 
 def check_picture(path: str, *, force: bool) -> Path:
@@ -28,7 +28,7 @@ def check_not_inputs(
     outputs: Iterable[Path | None],
     inputs: Iterable[str | Path | None],
     *,
-    index: "Index | None" = None,
+    index: "VectorStore | None" = None,
 ) -> None:
     """Refuse, ``--force`` or not, an output that is an input, and two outputs that are one file.
 
@@ -40,6 +40,8 @@ def check_not_inputs(
     Raises:
         OutputError: naming the output.
     """
+    from simmap.engine.index.embedded import Index
+
     wanted = [path for path in outputs if path is not None]
     places = [_place(path) for path in wanted]
     for at, (path, place) in enumerate(zip(wanted, places, strict=True)):
@@ -50,7 +52,7 @@ def check_not_inputs(
                 raise OutputError(f"{printable(str(path))}: is an input; give another output")
         if index is None:
             continue
-        if place.is_relative_to(index.path.resolve()):
+        if isinstance(index, Index) and place.is_relative_to(index.path.resolve()):
             raise OutputError(f"{printable(str(path))}: is inside the index; give another output")
         try:
             index.get([index.id_of(path)])

@@ -54,4 +54,5 @@ class NumbersType(click.ParamType[tuple[float, ...], str]):
 
 
 FILE, FOLDER = PathType("file"), PathType("dir")
+INDEX = FOLDER  # or a URL, which no shell completes
 POINT, BOX, RGB = NumbersType("x,y"), NumbersType("x,y,w,h"), NumbersType("r,g,b")

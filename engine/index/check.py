@@ -1,4 +1,4 @@
-"""Verify all of an index: its database, and the vector and entry of each image."""
+"""Verify all of an index: the database of an embedded one, and the vector and entry of each image."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -8,6 +8,8 @@ from ..errors import StoreError, printable
 from . import vectors as files
 from .database import Record, reading
 from .embedded import Index
+from .remote import ServerIndex, is_sound
+from .store import VectorStore
 
 ROWS = 4096  # that are verified between two reads of the database
 
@@ -31,8 +33,8 @@ class Checked:
         return asdict(self)
 
 
-def check_index(index: Index, *, on_progress: Callable[[int, int], None] | None = None) -> Checked:
-    """Verify the database by SQLite's own check, and the checksum, finiteness and length of each vector.
+def check_index(index: VectorStore, *, on_progress: Callable[[int, int], None] | None = None) -> Checked:
+    """Verify the checksum, finiteness and length of each vector; of an embedded index, the database too.
 
     Others may read and write meanwhile; what is written after the start is not verified.
 
@@ -43,13 +45,34 @@ def check_index(index: Index, *, on_progress: Callable[[int, int], None] | None 
     Raises:
         StoreError: something is damaged; names it, or the first image and how many.
     """
+    if isinstance(index, ServerIndex):
+        return _check_server(index, on_progress)
+    if not isinstance(index, Index):
+        raise TypeError(f"{type(index).__name__} is no kind of index that can be verified")
     while True:
-        checked = _check(index, on_progress)
+        checked = _check_embedded(index, on_progress)
         if checked is not None:
             return checked
 
 
-def _check(index: Index, on_progress: Callable[[int, int], None] | None) -> Checked | None:
+def _check_server(index: ServerIndex, on_progress: Callable[[int, int], None] | None) -> Checked:
+    ids = index.ids()
+    images, damaged = 0, list[str]()
+    for start in range(0, len(ids), ROWS):
+        rows = index.rows(ids[start : start + ROWS])
+        damaged += [row.entry.id for row in rows if not is_sound(row)]
+        images += len(rows)
+        if on_progress is not None:
+            on_progress(min(start + ROWS, len(ids)), len(ids))
+    if damaged:
+        raise StoreError(
+            f"{printable(index.name)}: {len(damaged)} of {images} images are damaged, first "
+            f"{printable(damaged[0])}; remove them and add them again"
+        )
+    return Checked(images, images, 4 * index.dimension * images)
+
+
+def _check_embedded(index: Index, on_progress: Callable[[int, int], None] | None) -> Checked | None:
     """None if a compaction has renumbered the rows meanwhile."""
     with reading(index.path) as database:
         database.check()

@@ -9,31 +9,30 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ..engine import Engine
-from ..errors import DecompositionError, StoreError, printable
-from ..files import absolute
+from ..errors import StoreError, printable
 from ..types import Array
 from . import database as db
 from . import vectors as files
 from .database import DATABASE, Database, Header, Record
 from .scan import CHUNK, QUERIES, candidates, exact_scores
-from .store import Entry, MissingImageError, identity, short_identity
+from .store import About, Entry, MissingImageError, VectorStore, about_of
 
 COMPACT_ROWS = 1024  # dead rows that are never worth a copy of the live ones
 
 _OURS = re.compile(rf"{re.escape(DATABASE)}(-journal)?|vectors-\d+\.f32")
 
 
-class Index:
-    """An index on disk; a ``VectorStore``.
+class Index(VectorStore):
+    """An index on disk.
 
-    Several threads and processes may read and write at the same time. Each call sees one state: that of the
-    last write that was committed before it.
+    Each call sees one state: that of the last write that was committed before it.
 
     Attributes:
         path: its folder.
@@ -61,7 +60,12 @@ class Index:
         Raises:
             StoreError: the folder is another index or holds other files, or cannot be written.
         """
-        path, root = Path(path), absolute(root)
+        return cls.make(path, about_of(engine, root))
+
+    @classmethod
+    def make(cls, path: str | Path, about: About) -> "Index":
+        """As ``create``, for vectors that need not be an engine's."""
+        path = Path(path)
         try:
             path.mkdir(exist_ok=True)
             names = [one.name for one in path.iterdir()]
@@ -74,58 +78,24 @@ class Index:
                 raise StoreError(f"{path}: is a folder with other files in it; give a new folder")
         # Readers of an index that was here may still map its vectors.
         generation = max((files.generation_of(name) or 0 for name in names), default=0) + 1
-        model, dimension = absolute(engine.model), engine.contract.dimension
-        db.create(path, Header(os.urandom(16), model, identity(engine), dimension, root, generation))
+        db.create(path, Header(os.urandom(16), *about, generation))
         index = cls(path)
-        index.check_model(engine)
-        if index.root != root:
-            raise StoreError(
-                f"{path}: is the index of the folder {printable(index.root)}; give another -o, or add to it "
-                f"with: simmap index add {path} {root}"
-            )
+        index.check_about(about)
         return index
 
     @property
-    def root(self) -> str:
-        """The folder that ids are relative to."""
-        return self._header.root
+    def name(self) -> str:
+        """Its folder."""
+        return str(self.path)
 
-    @property
-    def model(self) -> str:
-        """The file of the model that made the vectors, as it was then."""
-        return self._header.model
+    @cached_property
+    def about(self) -> About:
+        """What made its vectors."""
+        return About(*self._header[1:5])
 
-    @property
-    def fingerprint(self) -> str:
-        """What tells this model's vectors from another's; see ``identity``."""
-        return self._header.fingerprint
-
-    @property
-    def dimension(self) -> int:
-        """D of the vectors."""
-        return self._header.dimension
-
-    def path_of(self, name: str) -> str:
-        """The file of the image with the id ``name``."""
-        return str(Path(self.root) / name)
-
-    def id_of(self, path: str | Path) -> str:
-        """The id of the image file ``path``."""
-        whole = Path(absolute(path))
-        return str(whole.relative_to(self.root) if whole.is_relative_to(self.root) else whole)
-
-    def check_model(self, engine: Engine) -> None:
-        """Refuse to mix the vectors of two models.
-
-        Raises:
-            StoreError: another model than the engine's made this index.
-        """
-        if self.fingerprint != identity(engine):
-            raise StoreError(
-                f"{self.path}: was built by another model, {printable(self.model)} "
-                f"({printable(short_identity(self.fingerprint))}), not by {engine.model} "
-                f"({short_identity(identity(engine))}); use that model, or build the index anew"
-            )
+    def size(self) -> int:
+        """Bytes of all files in its folder."""
+        return sum(path.stat().st_size for path in self.path.iterdir())
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -142,24 +112,10 @@ class Index:
         with self._reading() as database:
             return database.labels()
 
-    def ids_below(self, path: str | Path) -> list[str]:
-        """Ids of the image with the file ``path``, or of all images in that folder and its sub-folders.
-
-        The file or folder need not exist any more.
-
-        Raises:
-            StoreError: the path is empty.
-        """
-        if not str(path):
-            raise StoreError(f"{self.path}: an empty path names no image; give a file or a folder")
-        whole, name = Path(absolute(path)), self.id_of(path)
-        start = name.rstrip(os.sep) + os.sep
+    def ids(self, start: str = "", stop: str | None = None) -> list[str]:
+        """Ids from ``start`` to before ``stop``, sorted."""
         with self._reading() as database:
-            names = [name] if database.of_id(name) else []
-            if Path(self.root).is_relative_to(whole):
-                # Images that were added from elsewhere have absolute paths for their ids.
-                names += [one for one in database.ids() if not Path(one).is_absolute()]
-            return names + database.ids(start, start[:-1] + chr(ord(os.sep) + 1))
+            return database.ids(start, stop)
 
     def get(self, ids: Sequence[str]) -> tuple[list[Entry], Array]:
         """Entries and unit vectors (n, D) float32 of images, in the order of ``ids``.
@@ -199,15 +155,7 @@ class Index:
             DecompositionError: the queries have another shape, NaN or infinite values, or k is below 1.
             StoreError: the row of an image that may be among them is damaged, NaN or not of length 1.
         """
-        queries = np.asarray(queries, np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.dimension:
-            raise DecompositionError(
-                f"queries have shape {queries.shape}, must be (m, {self.dimension}) for {self.path}"
-            )
-        if not np.isfinite(queries).all():
-            raise DecompositionError("a query has NaN or infinite values, so nothing is similar to it")
-        if k < 1:
-            raise DecompositionError(f"k is {k}, must be 1 or more")
+        queries = self._checked_queries(queries, k)
         while True:
             with self._reading() as database:
                 header = database.header
@@ -245,13 +193,7 @@ class Index:
             DecompositionError: vectors of another shape or length.
             StoreError: the index cannot be written.
         """
-        vectors = np.asarray(vectors, np.float32)
-        if vectors.shape != (len(entries), self.dimension):
-            raise DecompositionError(
-                f"vectors have shape {vectors.shape}, must be {(len(entries), self.dimension)}"
-            )
-        if not (np.abs(np.linalg.norm(vectors, axis=1) - 1) < files.TOLERANCE).all():
-            raise DecompositionError("vectors of an index must have length 1; take decompose.unit of them")
+        vectors = self._checked_vectors(entries, vectors)
         last = {entry.id: at for at, entry in enumerate(entries)}
         with self._writing() as database:
             header = database.header

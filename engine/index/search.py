@@ -16,7 +16,7 @@ import numpy.typing as npt
 from .. import decompose
 from ..decompose import View
 from ..engine import Engine
-from ..errors import ConfigError, DecompositionError, StoreError
+from ..errors import ConfigError, DecompositionError, StoreError, printable
 from ..images.geometry import Geometry
 from ..images.photo import Source
 from ..images.region import region_weights
@@ -221,6 +221,11 @@ def _find(
     whole: Array | None = None,
 ) -> list[tuple[Hit, ...]]:
     """Hits for each direction; ``whole`` is the only query's unit embedding where scores are a region's."""
+    if store.approximate is not None and store.recall is None:
+        raise StoreError(
+            f"{printable(store.name)}: has an approximate index ({printable(store.approximate)}) whose "
+            f"recall is unknown; measure it with: simmap index check '{printable(store.name)}' --recall"
+        )
     for _ in range(ATTEMPTS):
         # An image that another process removes between the two is no longer to be found.
         with suppress(MissingImageError):

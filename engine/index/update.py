@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,41 +93,78 @@ def update_index(
         batch = relabelled[start : start + COMMIT_ROWS]
         index.upsert(batch, index.get([entry.id for entry in batch])[1])
 
-    refused: set[str] = set()
-    ready: list[tuple[Entry, Array]] = []
-    done, started = kept + len(skipped), time.monotonic()
+    done, added = kept + len(skipped), 0
 
-    def commit() -> None:
-        nonlocal done, started
-        if ready:
-            index.upsert([entry for entry, _ in ready], np.array([vector for _, vector in ready]))
-        done += len(ready)
-        ready.clear()
-        started = time.monotonic()
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
         if on_progress is not None:
             on_progress(done, len(named))
 
     def refuse(source: Source, error: SimmapError) -> None:
         nonlocal done
         done += 1
-        refused.add(str(source))
         skipped.append((str(source), str(error)))
 
-    waiting = deque(todo)
     try:
-        for vector in engine.vectors([item.path for item, _ in todo], on_error=None if strict else refuse):
+        for entries, vectors in embedded_batches(engine, todo, None if strict else refuse):
+            index.upsert(entries, vectors)
+            added += len(entries)
+            report(len(entries))
+    finally:
+        report(0)
+    gone = {index.id_of(path) for path, _ in skipped} & known.keys()
+    if prune:
+        # An image from elsewhere has an absolute path for its id.
+        gone |= {name for name in known if name not in named and not Path(name).is_absolute()}
+    removed = index.delete(sorted(gone))
+    index.settle()
+    return Update(added, kept, removed, tuple(skipped))
+
+
+def embedded_batches(
+    engine: Engine,
+    todo: Sequence[tuple[Item, Entry]],
+    on_error: Callable[[Source, SimmapError], None] | None,
+) -> Iterator[tuple[list[Entry], Array]]:
+    """Entries and unit vectors (n, D) of images, as they are to be written: every few seconds.
+
+    What was embedded before an error or an interrupt is given before it is raised.
+
+    Args:
+        engine: that embeds.
+        todo: images, and their entries but for the size of the photo.
+        on_error: called for an image that cannot be embedded, which is then left out; without it the error
+            is raised.
+    """
+    refused: set[str] = set()
+    ready: list[tuple[Entry, Array]] = []
+
+    def refuse(source: Source, error: SimmapError) -> None:
+        assert on_error is not None
+        refused.add(str(source))
+        on_error(source, error)
+
+    def batch() -> tuple[list[Entry], Array]:
+        entries, vectors = [entry for entry, _ in ready], np.array([vector for _, vector in ready])
+        ready.clear()
+        return entries, vectors
+
+    waiting, started = deque(todo), time.monotonic()
+    try:
+        paths = [item.path for item, _ in todo]
+        for vector in engine.vectors(paths, on_error=None if on_error is None else refuse):
             while waiting[0][0].path in refused:
                 waiting.popleft()
             _, entry = waiting.popleft()
             height, width = vector.geometry.photo_height, vector.geometry.photo_width
             ready.append((entry._replace(height=height, width=width), decompose.unit(vector.embedding)))
             if len(ready) == COMMIT_ROWS or time.monotonic() - started > COMMIT_SECONDS:
-                commit()
-    finally:
-        commit()
-    gone = {index.id_of(path) for path, _ in skipped} & known.keys()
-    if prune:
-        # An image from elsewhere has an absolute path for its id.
-        gone |= {name for name in known if name not in named and not Path(name).is_absolute()}
-    removed = index.delete(sorted(gone))
-    return Update(len(todo) - len(refused), kept, removed, tuple(skipped))
+                yield batch()
+                started = time.monotonic()
+    except BaseException:
+        if ready:
+            yield batch()
+        raise
+    if ready:
+        yield batch()

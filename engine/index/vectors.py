@@ -19,9 +19,7 @@ import numpy.typing as npt
 from ..errors import StoreError
 from ..types import Array
 from .database import Record
-from .store import Entry
-
-TOLERANCE = 1e-3  # of a vector's length from 1, when it is added
+from .store import TOLERANCE, Entry
 
 _NAME = re.compile(r"vectors-(\d+)\.f32")
 

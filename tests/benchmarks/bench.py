@@ -26,6 +26,7 @@ NAMES = (
     "precision",
     "transformers",
     "search",
+    "stores",
     "peers",
     "process",
     "growth",

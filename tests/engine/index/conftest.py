@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from index_common import ENGINE, Run
+from index_common import ENGINE, Place, Run
 
 from simmap.engine.index.embedded import Index
 
@@ -49,3 +49,10 @@ def photos(tmp_path: Path) -> Path:
         cv2.imwrite(str(path), rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     (tmp_path / "photos" / "class1" / "30.jpg").write_bytes(b"no image")
     return tmp_path / "photos"
+
+
+@pytest.fixture(params=["embedded", "postgres", "milvus"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where indexes of one kind are made."""
+    server = None if request.param == "embedded" else request.getfixturevalue(request.param)
+    return Place(request.param, server, tmp_path)

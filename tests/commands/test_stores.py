@@ -1,0 +1,150 @@
+"""``simmap`` on indexes of servers, and on names that are none."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Server
+
+from common import ARTIFACTS, Simmap, failed, report
+
+AVG = ARTIFACTS / "avg.onnx"
+
+
+@pytest.fixture(params=["postgres", "milvus"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """A real one."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
+def without_paths(answer: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on where an index is."""
+    return {key: value for key, value in answer.items() if key not in ("index", "bytes", "paths")}
+
+
+def test_the_commands_give_on_a_server_what_they_give_on_a_folder(
+    simmap: Simmap, folder: Path, server: Server
+) -> None:
+    there = server.url("commands")
+    query, region = "photos/box/box_in_scene.png", ["--region", "100,165,180,130"]
+    for name in ("ix", there):
+        assert report(simmap("index", "build", "photos", "-o", name, "--json"))["added"] == 7
+        assert report(simmap("index", "build", "photos", "-o", name, "--json"))["kept"] == 7
+    for arguments in (
+        [query, "-k", "4"],
+        [query, "-k", "20", "--exclude-self", *region],
+        [query, "--per-class", "--compare-whole", *region],
+    ):
+        own, other = (report(simmap("search", name, *arguments, "--json")) for name in ("ix", there))
+        assert own == other
+    own, other = (report(simmap("index", "info", name, "--json")) for name in ("ix", there))
+    assert without_paths(own) == without_paths(other) and sorted(own["paths"]) == sorted(other["paths"])
+    assert other["index"] == there and other["bytes"] > 0
+    assert "1280 features" in simmap("index", "info", there).stdout
+    for name in ("ix", there):
+        arguments = ["class", "--index", name, "--label", "box", "--rest", "-o", "c.png", "--force", "--json"]
+        assert report(simmap(*arguments))["class"] == "box"
+        # An image of the index is no output.
+        failed(simmap("search", name, query, "-o", query, "--force"), "is an input")
+        failed(
+            simmap("search", name, query, "-o", "photos/box/box.png", "--force"), "is an image of the index"
+        )
+        assert report(simmap("index", "remove", name, "photos/box", "--yes", "--json"))["removed"] == 2
+        assert report(simmap("index", "add", name, query, "--label", "new", "--json"))["images"] == 6
+        checked = report(simmap("index", "check", name, "--recall", "--json"))
+        assert checked["images"] == 6 and checked["recall"] == {
+            "approximate": None, "whole": 1, "region": 1, "queries": 6, "images": 6,
+        }  # fmt: skip
+        assert ", of a region of each 1.0000; exact" in simmap("index", "check", name, "--recall").stdout
+    failed(simmap("search", there, query, "--model", AVG), f"{there}: was built by another model")
+    failed(simmap("search", there + "_none", query), "is no index; make one with")
+    copied = report(simmap("index", "copy", there, "back", "--json"))
+    assert (copied["images"], copied["copied"], copied["kept"]) == (6, 6, 0)
+    assert simmap("index", "copy", there, "back").stdout == "back: 0 copied, 6 kept, all compared\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mysql://host/db", "mysql://: is no kind of index; give a folder, milvus://HOST"),
+        ("postgresql://127.0.0.1:1/db", "postgresql://127.0.0.1:1/db: names no table; add ?table=NAME"),
+        (
+            "postgresql://u:secret@127.0.0.1:1/db?table=t",
+            "postgresql://u@127.0.0.1:1/db?table=t: the server cannot",
+        ),
+        ("milvus://127.0.0.1:1", "milvus://127.0.0.1:1: must be milvus://HOST:PORT/COLLECTION"),
+        (
+            "milvus://u:secret@127.0.0.1:1/photos",
+            "milvus://u@127.0.0.1:1/photos: the server cannot be reached",
+        ),
+        ("milvus://127.0.0.1:x/photos", "milvus://127.0.0.1:x/photos: is no URL"),
+    ],
+)
+def test_a_wrong_url_is_one_line_without_its_password(simmap: Simmap, name: str, message: str) -> None:
+    pytest.importorskip("pymilvus" if name.startswith("milvus") else "psycopg")
+    done = simmap("index", "info", name)
+    failed(done, message)
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [
+        ("milvus://h:1/photos", "pymilvus", "milvus"),
+        ("postgresql://u:secret@h/d?table=t", "psycopg", "postgres"),
+    ],
+)
+def test_a_missing_package_is_named(
+    simmap: Simmap, monkeypatch: pytest.MonkeyPatch, name: str, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    done = simmap("index", "info", name)
+    failed(done, f"needs the package {module}; install it with: pip install 'simmap[{extra}]'")
+    assert "secret" not in done.stderr
+
+
+def test_nested_folders_give_the_label_that_is_asked_for(simmap: Simmap, folder: Path) -> None:
+    (folder / "box" / "inner").mkdir()
+    (folder / "box" / "box.png").rename(folder / "box" / "inner" / "box.png")
+    labels = {}
+    for level in ("first", "last", "path"):
+        arguments = [
+            "index",
+            "build",
+            "photos",
+            "-o",
+            level,
+            "--label-level",
+            level,
+            "--model",
+            AVG,
+            "--json",
+        ]
+        report(simmap(*arguments))
+        labels[level] = report(simmap("index", "info", level, "--json"))["labels"]
+    plain = {"aerial": 2, "buddha": 2}
+    assert labels["first"] == {**plain, "box": 2}
+    assert labels["last"] == {**plain, "box": 1, "inner": 1}
+    assert labels["path"] == {**plain, "box": 1, "box/inner": 1}
+    # Another level is another label, not another embedding.
+    done = report(simmap("index", "build", "photos", "-o", "last", "--model", AVG, "--json"))
+    assert (
+        done["added"] == 0 and report(simmap("index", "info", "last", "--json"))["labels"] == labels["first"]
+    )
+    report(simmap("index", "add", "last", "photos/box", "--label-level", "last", "--model", AVG, "--json"))
+    assert report(simmap("index", "info", "last", "--json"))["labels"] == {**plain, "inner": 1}
+    (folder / "labels.csv").write_text("path,label\nfruits.jpg,food\n")
+    arguments = [
+        "index",
+        "build",
+        "photos",
+        "-o",
+        "iy",
+        "--labels",
+        "photos/labels.csv",
+        "--label-level",
+        "last",
+    ]
+    failed(simmap(*arguments), "--label-level is for labels from folders", code=2)

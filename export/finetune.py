@@ -51,6 +51,7 @@ def finetune(
     epochs: int = 10,
     save: Sequence[int] = (0, 1, 3, 10),
     learning_rate: float = 1e-4,
+    whole: bool = False,
     seed: int = 0,
 ) -> list[Path]:
     """Train, and write ``recipe.yaml``, ``held_out/`` and a state dict for each epoch in ``save``.
@@ -59,9 +60,10 @@ def finetune(
         folder: images, one sub-folder a class.
         recipe: of a timm network, with its weights to start from, its pooling and its input.
         output: new folder for what is written; ``held_out`` has links to the images not trained on.
-        epochs: passes over the folder.
+        epochs: of as many images as are trained on, of some more often than of others.
         save: epochs after which to keep a checkpoint; 0 is the start.
         learning_rate: of Adam.
+        whole: train on every image of the folder, and hold out none.
         seed: of the split, random weights, the order, the crops and the flips.
 
     Returns:
@@ -86,8 +88,9 @@ def finetune(
         raise OutputError(f"{output}: exists already; give a new folder")
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    training, held_out = split(find_images(folder), rng)
-    source = build("timm", recipe.timm, weights=recipe.weights_path(), size=recipe.size)
+    training, held_out = split(find_images(folder), rng, whole=whole)
+    weights = recipe.weights_path()
+    source = build("timm", recipe.timm, weights=weights, size=recipe.size)
     # What the recipe leaves open the architecture says; the weights are those of each checkpoint.
     recipe = replace(
         recipe,
@@ -100,7 +103,7 @@ def finetune(
     facts = {key: value for key, value in asdict(recipe).items() if value not in (None, False)}
     spec = _input_spec(facts)
     pixels = [preprocess(load(item.path).pixels, spec)[0] for item in training]
-    network: Any = source.module.requires_grad_(True)
+    network: Any = source.module.requires_grad_(True).to(memory_format=torch.channels_last)
 
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -121,13 +124,13 @@ def finetune(
         losses = []
         network.train()
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # Few images make poor statistics: those of the start stay, of random weights 0 and 1.
+            if isinstance(module, nn.BatchNorm2d) and weights is not None:
+                # Few images make poor statistics: those of the weights to start from stay.
                 module.eval()
         for chosen in _batches(classes, rng) if epoch else ():
             batch = np.stack([_varied(pixels[i], rng) for i in chosen])
             scaled = (batch / 255 - np.array(spec.mean)) / np.array(spec.std)
-            inputs = torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2)
+            inputs = torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2)  # channels last
             embedding = pool(network.forward_features(inputs), recipe.pool or "avg", recipe.p or 3.0)
             target = torch.from_numpy(classes[chosen])
             loss = loss_of(embedding, target, miner(embedding, target))
@@ -152,8 +155,10 @@ def pool(conv: torch.Tensor, kind: str, p: float) -> torch.Tensor:
     return kinds[kind] if kind in kinds else torch.cat((average, maximum), 1)
 
 
-def split(items: Sequence[Item], rng: np.random.Generator) -> tuple[list[Item], list[Item]]:
+def split(items: Sequence[Item], rng: np.random.Generator, *, whole: bool) -> tuple[list[Item], list[Item]]:
     """Half of each class's images to train on, and the other half; classes of fewer than four are left out.
+
+    With ``whole`` every image of these classes is trained on, and the other list is empty.
 
     Raises:
         ConfigError: fewer than two classes have four images.
@@ -163,8 +168,9 @@ def split(items: Sequence[Item], rng: np.random.Generator) -> tuple[list[Item], 
         members = [item for item in items if item.label == label]
         if len(members) >= 4:
             order = [members[i] for i in rng.permutation(len(members))]
-            training += order[: len(order) // 2]
-            held_out += order[len(order) // 2 :]
+            half = len(order) if whole else len(order) // 2
+            training += order[:half]
+            held_out += order[half:]
     if len({item.label for item in training}) < 2:
         raise ConfigError("training needs at least two sub-folders with at least four images each")
     return training, held_out
@@ -178,11 +184,15 @@ def _input_spec(facts: dict[str, Any]) -> InputSpec:
 
 
 def _batches(classes: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of a few images of a few classes, until every class had its turn."""
-    order = rng.permutation(np.unique(classes))
-    for chosen in np.array_split(order, -(-len(order) // CLASSES)):
-        members = [np.flatnonzero(classes == one) for one in chosen]
-        yield np.concatenate([rng.choice(m, min(PER_CLASS, len(m)), replace=False) for m in members])
+    """Indices of a few images of a few classes, class by class in turn, until as many as there are images."""
+    drawn = 0
+    while drawn < len(classes):
+        order = rng.permutation(np.unique(classes))
+        for chosen in np.array_split(order, -(-len(order) // CLASSES)):
+            members = [np.flatnonzero(classes == one) for one in chosen]
+            batch = np.concatenate([rng.choice(m, min(PER_CLASS, len(m)), replace=False) for m in members])
+            drawn += len(batch)
+            yield batch
 
 
 def _varied(pixels: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -207,6 +217,8 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="new folder for the checkpoints")
     parser.add_argument("--pool", choices=("avg", "max"), help="pooling, instead of the recipe's")
     parser.add_argument("--scratch", action="store_true", help="start from random weights")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="of both sides, instead of the recipe's")
+    parser.add_argument("--whole", action="store_true", help="train on every image, hold out none")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--save", default="0,1,3,10", help="epochs to keep, separated by commas")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
@@ -217,12 +229,12 @@ def main() -> int:
     except ValueError:
         parser.error(f"--save is {given.save!r}, must be numbers separated by commas")
     try:
-        recipe = load_recipe(given.recipe, {"pool": given.pool})
+        recipe = load_recipe(given.recipe, {"pool": given.pool, "size": given.size})
         if given.scratch:
             recipe = replace(recipe, weights=None)
         kept = finetune(
             given.folder, recipe, given.output, epochs=given.epochs, save=save,
-            learning_rate=given.learning_rate, seed=given.seed,
+            learning_rate=given.learning_rate, whole=given.whole, seed=given.seed,
         )  # fmt: skip
     except ImportError as error:
         print(f"simmap: {error}; run: pip install 'simmap[train]'", file=sys.stderr)

@@ -9,11 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common import Simmap
 from simmap.engine import decompose
-from simmap.export.finetune import main, pool
+from simmap.export.finetune import _batches, main, pool
 
 pytest.importorskip("pytorch_metric_learning")
 
@@ -31,8 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             colours = rng.integers(0, 256, (2, 3))
             picture = light[..., None] * colours[0] + (1 - light[..., None]) * colours[1]
             cv2.imwrite(str(root / label / f"{i:02}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet10t").state_dict(), root / "start.pth")
     (root / "recipe.yaml").write_text(
-        "timm: resnet10t\nsize: 48\nmean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n"
+        "timm: resnet10t\nweights: start.pth\nsize: 48\nmean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n"
     )
     return root
 
@@ -78,6 +83,40 @@ def test_the_same_seed_gives_the_same_weights(folder: Path, tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / name / "epoch_001.pth") for name in ("a", "b"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_statistics_of_a_norm_are_learned_from_scratch_and_kept_from_weights(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name, more in {"tuned": [], "scratch": ["--scratch"]}.items():
+        done = train(folder, tmp_path / name, "--epochs", "1", "--save", "0,1", *more)
+        assert done.returncode == 0, done.stderr
+        before, after = (torch.load(tmp_path / name / f"epoch_00{step}.pth") for step in (0, 1))
+        statistics = [key for key in after if key.endswith(("running_mean", "running_var"))]
+        assert statistics
+        assert {torch.equal(before[key], after[key]) for key in statistics} == {name == "tuned"}
+        assert not all(torch.equal(before[key], after[key]) for key in after)
+
+
+def test_the_whole_folder_can_be_trained_on_at_another_size(folder: Path, tmp_path: Path) -> None:
+    done = train(folder, tmp_path / "run", "--whole", "--size", "32", "--epochs", "0", "--save", "0")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run" / "held_out").exists()
+    assert "- 32\n- 32\n" in (tmp_path / "run" / "recipe.yaml").read_text()
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=20), st.integers(0, 2**32))
+def test_an_epoch_draws_few_images_of_few_classes_and_as_many_as_there_are(
+    sizes: list[int], seed: int
+) -> None:
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    batches = list(_batches(classes, np.random.default_rng(seed)))
+    assert sum(map(len, batches)) >= len(classes)
+    assert {int(c) for batch in batches for c in classes[batch]} == set(range(len(sizes)))
+    for batch in batches:
+        assert len(set(batch.tolist())) == len(batch)
+        drawn = np.unique(classes[batch], return_counts=True)[1]
+        assert len(drawn) <= 8 and drawn.max() <= 4
 
 
 @pytest.mark.parametrize(

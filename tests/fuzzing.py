@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from simmap.engine.errors import SimmapError
 
-HANGS = 120  # seconds after which the process ends with a traceback
+HANGS = 300  # seconds after which the process ends with a traceback; a busy machine takes its time
 SECONDS = 40  # of computing, for one try
 MEGABYTES = 700  # by which one try may raise the peak of the process
 FOLDER = os.environ.get("SIMMAP_FUZZ")

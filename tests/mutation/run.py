@@ -77,8 +77,11 @@ def copied(name: str) -> Path:
 
 
 def calls_of_tests(package: str) -> Calls:
-    """Run all tests of a package and see what they call; kept for the next time."""
+    """Run all tests of a package and see what they call; kept until a test changes."""
     folder = OUTPUT / f"calls-{package}"
+    newest = max(path.stat().st_mtime for path in (ROOT / "tests").rglob("*.py"))
+    if folder.exists() and folder.stat().st_mtime < newest:
+        shutil.rmtree(folder)
     if not folder.exists():
         tree = copied("calls")
         folder.mkdir()

@@ -1,0 +1,50 @@
+"""Every mutant is another program than the original, and the sites are what was asked for."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SPEC = importlib.util.spec_from_file_location("mutants", Path(__file__).parent / "mutation" / "mutants.py")
+assert SPEC is not None and SPEC.loader is not None
+mutants = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(mutants)
+
+SOURCE = """
+@dataclass(frozen=True)
+class Pair:
+    limit: int = 3
+
+    def ends(self, names: list[int] = [1]) -> bool:
+        assert self.limit < 5
+        if self.limit <= 4 and not names:
+            raise ValueError(f"{1 + 1}")
+        return [a + b for a, b in zip(names, names, strict=True)] == -self.limit
+"""
+
+
+def test_what_is_changed_and_what_is_left_alone() -> None:
+    found = [(site.line, site.change, site.function) for site in mutants.sites(SOURCE)]
+    inside = "Pair.ends"
+    assert found == [
+        (4, "3 + 1", ""),
+        (6, "1 + 1", ""),
+        (8, "4 + 1", inside),
+        (8, "LtE -> Lt", inside),
+        (8, "Not dropped", inside),
+        (8, "And -> Or", inside),
+        (10, "Add -> Sub", inside),
+        (10, "USub dropped", inside),
+        (10, "Eq -> NotEq", inside),
+    ]
+
+
+@pytest.mark.parametrize("source", [SOURCE, Path(mutants.__file__).read_text()], ids=["short", "long"])
+def test_every_mutant_is_another_program(source: str) -> None:
+    whole = ast.unparse(ast.parse(source))
+    changed = [mutants.mutant(source, number) for number in range(len(mutants.sites(source)))]
+    assert len({whole, *changed}) == len(changed) + 1
+    for one in changed:
+        compile(one, "mutant", "exec")
+    assert mutants.mutant(source, len(changed)) == whole

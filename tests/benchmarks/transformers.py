@@ -1,8 +1,8 @@
 """What the parts of a class token cost: ``python tests/benchmarks/transformers.py``.
 
-Takes networks of timm with random weights, whose time is that of trained ones, and times one run on one
-thread of the artifact's graph beside the network as PyTorch exports it. Above 1 parts cost more than is saved:
-the artifact computes its last block only for the tokens that are read. ``--full`` adds the other families.
+Takes networks of timm with random weights, whose time is that of trained ones, and times one run of the
+artifact's graph on one thread beside the network as PyTorch exports it. The artifact computes its last block
+only for the tokens that are read. ``--full`` adds the other families.
 """
 
 from collections.abc import Iterator

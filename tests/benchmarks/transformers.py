@@ -1,28 +1,33 @@
 """What the parts of a class token cost: ``python tests/benchmarks/transformers.py``.
 
-Exports networks of timm with random weights, whose time is that of trained ones, and times one run on one
-thread beside the same graph without its parts. ``--full`` adds larger networks.
+Takes networks of timm with random weights, whose time is that of trained ones, and times one run of the
+artifact's graph on one thread beside the network as PyTorch exports it. The artifact computes its last block
+only for the tokens that are read. ``--full`` adds the other families.
 """
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 
 from common import Row, Settings, compare, main
-from simmap.export.exporter import export
+from simmap.engine.contract import InputSpec
 from simmap.export.recipe import load_recipe
+from simmap.export.sources.source import open_source
+from simmap.export.surgery.exposing import expose
+from simmap.export.surgery.optional import split
 
 # The network and its grids; None is a cell for each patch.
 NETWORKS: list[tuple[str, list[str | None]]] = [("vit_small_patch16_224", [None, "7x7"])]
 LARGE: list[tuple[str, list[str | None]]] = [
-    ("vit_base_patch16_224", [None, "7x7"]),
-    ("vit_base_patch32_clip_224.openai", [None]),
-    ("vit_small_patch14_reg4_dinov2", [None]),
     ("deit_small_distilled_patch16_224", [None]),
+    ("vit_small_patch14_reg4_dinov2", [None]),
+    ("vit_small_patch16_dinov3", [None]),
+    ("vit_base_patch32_clip_224.openai", [None]),
+    ("eva02_tiny_patch14_224", [None]),
+    ("beit_base_patch16_224", [None]),
+    ("vit_base_patch16_224", [None, "7x7"]),
 ]
 EXPECTED = {None: "<= 1.10", "7x7": "<= 1.05"}
 
@@ -35,40 +40,24 @@ def rows(options: Settings) -> Iterator[Row]:
 
 
 def row(name: str, grid: str | None, options: Settings) -> Row:
-    """Time of one run with parts over one without."""
-    with tempfile.TemporaryDirectory() as folder:
-        size = {"size": 224, "grid": grid} if grid else {"size": 224}
-        report = export(load_recipe(None, {"timm": name, **size}), Path(folder) / "with.onnx")
-        model = onnx.load(str(report.path))
-    spec = report.contract.input
-    image = np.random.default_rng(0).integers(0, 256, size=(1, spec.height, spec.width, 3), dtype=np.uint8)
-    runs = [session(model).run, session(without_parts(model)).run]
+    """Time of one run of the artifact's graph over one of the network itself."""
+    source = open_source(load_recipe(None, {"timm": name, "size": 224, **({"grid": grid} if grid else {})}))
+    exposure = source.exposure()
+    assert exposure.tokens is not None
+    artifact, _ = split(expose(source.graph, exposure, InputSpec(224, 224)))
+    given = source.graph.input.name
+    image = np.random.default_rng(0).integers(0, 256, size=(1, 224, 224, 3), dtype=np.uint8)
+    pixels = (image.transpose(0, 3, 1, 2) / 128 - 1).astype(np.float32)
+    ours, theirs = session(artifact), session(source.graph.model)
+    height, width = exposure.tokens.cells
     return compare(
-        f"{name}, parts of {report.contract.grid_height} x {report.contract.grid_width} cells / without",
-        lambda: runs[0](None, {"image": image}),
-        lambda: runs[1](None, {"image": image}),
+        f"{name}, {height} x {width} cells / the network",
+        lambda: ours.run(None, {"image": image}),
+        lambda: theirs.run([exposure.embedding], {given: pixels}),
         EXPECTED[grid],
         options,
-        note=f"{report.size / 1e6:.0f} MB",
+        note=f"{len(exposure.tokens.blocks)} blocks of {exposure.shape[0]} features",
     )
-
-
-def without_parts(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with the output ``embedding`` alone, and what that needs."""
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
-    needed, nodes = {"embedding"}, []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            nodes.append(node)
-            needed.update(node.input)
-    outputs = [output for output in model.graph.output if output.name == "embedding"]
-    weights = [weight for weight in model.graph.initializer if weight.name in needed]
-    del plain.graph.node[:], plain.graph.output[:], plain.graph.initializer[:]
-    plain.graph.node.extend(nodes[::-1])
-    plain.graph.output.extend(outputs)
-    plain.graph.initializer.extend(weights)
-    return plain
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -24,19 +24,19 @@ import numpy as np
 import onnx
 import onnxruntime
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runtimes import RUNTIMES, Array, Feed  # noqa: E402
+from runtimes import RUNTIMES, Array, Feed
 
-from simmap.engine import Engine  # noqa: E402
-from simmap.engine.images.decode import load  # noqa: E402
-from simmap.engine.images.preprocess import preprocess  # noqa: E402
-from simmap.engine.options import Options  # noqa: E402
-from simmap.engine.runtime.ort import cpu_session  # noqa: E402
-from simmap.engine.runtime.session import open_session  # noqa: E402
-from simmap.export.exporter import export  # noqa: E402
-from simmap.export.pair import export_pair  # noqa: E402
-from simmap.export.recipe import load_recipe  # noqa: E402
+from simmap.engine import Engine
+from simmap.engine.images.decode import load
+from simmap.engine.images.preprocess import preprocess
+from simmap.engine.options import Options
+from simmap.engine.runtime.ort import cpu_session
+from simmap.engine.runtime.session import open_session
+from simmap.export.exporter import export
+from simmap.export.pair import export_pair
+from simmap.export.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "configs" / "efficientnet_lite0.yaml"

@@ -123,7 +123,7 @@ def _checked(graph: onnx.ModelProto, described: PairContract, model: Path) -> di
         figures = ", ".join(f"{name} by {value:.3g}" for name, value in failed.items())
         raise ExportError(
             f"the pair graph differs from the engine on real photos: {figures}; at most {tolerance:g} is "
-            "allowed; nothing was written"
+            "allowed; no pair graph was written"
         )
     return worst
 

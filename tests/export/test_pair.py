@@ -229,6 +229,16 @@ def test_a_zero_embedding_gives_zeros() -> None:
         assert (values["score"][[at for at in range(3) if at not in zero]] > 0).all()
 
 
+def test_an_embedding_that_is_not_finite_spoils_its_own_pair_alone() -> None:
+    noise = drawn(outputs_of("fragile")[1].input, 3, 0)[0]
+    black = noise.copy()
+    black[1] = 0
+    for a, b in ((black, noise), (noise, black)):
+        for name, value in run(pair_of("fragile"), a, b).items():
+            assert np.isnan(value[1]).all(), name
+            assert np.isfinite(value[[0, 2]]).all(), name
+
+
 @pytest.mark.parametrize("rest", ["constant", "image"])
 def test_a_zero_embedding_whose_parts_are_not_zero_gives_zeros(rest: str) -> None:
     """Parts of 1 that a rest of -4 cancels: nothing may be divided by zero."""
@@ -285,7 +295,7 @@ def test_a_network_that_mixes_its_batch_fails_the_gate(tmp_path: Path) -> None:
     onnx.save(model, str(path))
     output.write_text("old")
     with pytest.raises(
-        ExportError, match=r"differs from the engine on real photos: .*score by .*nothing was"
+        ExportError, match=r"differs from the engine on real photos: .*score by .*no pair graph was"
     ):
         export_pair(path, output, force=True)
     assert output.read_text() == "old"

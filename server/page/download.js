@@ -74,10 +74,15 @@ async function load(url, cache, onBytes) {
 }
 
 /**
+ * Forget what an older page at this place has kept; pages at other places of the same origin keep theirs.
+ *
  * @param {Cache} cache
  * @param {File[]} files
  */
 async function forgetOthers(cache, files) {
   const wanted = new Set(files.map(({ url }) => url));
-  for (const request of await cache.keys()) if (!wanted.has(request.url)) await cache.delete(request);
+  const here = new URL('.', import.meta.url).href;
+  for (const request of await cache.keys()) {
+    if (request.url.startsWith(here) && !wanted.has(request.url)) await cache.delete(request);
+  }
 }

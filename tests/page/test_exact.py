@@ -4,11 +4,12 @@ import io
 import json
 import shutil
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from page_common import Site, in_browser
+from page_common import BLANK, Site, in_browser
 from photo_kinds import write_kinds
 from PIL import Image
 
@@ -284,6 +285,39 @@ def test_a_model_that_is_not_there_is_named(tab: Any, configs: dict[str, Any]) -
         }
         message = in_browser(tab, body, config=config)
         assert "gone" in message and "404" in message and "simmap site" in message
+
+
+def test_a_gpu_gives_what_the_cpu_gives_or_is_not_taken(launch: Callable[..., Any], site: Site) -> None:
+    body = """
+      const { Network } = await import('./network.js');
+      const config = await (await fetch('config.json')).json();
+      const { script, loader, wasm } = config.webgpu;
+      const at = (path) => new URL(path, document.baseURI).href;
+      const load = async (path) => (await fetch(path)).arrayBuffer();
+      const contract = await (await fetch(config.contract)).json();
+      const model = new Uint8Array(await load(config.model.path));
+      const files = { loader: at(loader), wasm: await load(wasm.path) };
+      const cpu = await Network.open(await import(at(script)), files, model, contract);
+      const gpu = await cpu.onGpu(model);
+      const noise = Uint8Array.from({ length: 224 * 224 * 3 }, () => 256 * Math.random());
+      const [one, other] = [await cpu.explain(noise), await gpu.explain(noise)];
+      const run = cpu.run;
+      cpu.run = async (pixels) => (await run.call(cpu, pixels)).map((values) => values.map((v) => 1.001 * v));
+      return {
+        one: [...one.embedding], other: [...other.embedding],
+        wrong: await cpu.onGpu(model), broken: await cpu.onGpu(new Uint8Array(10)),
+      };
+    """
+    # A GPU that is computed on the CPU: slow, and so not taken by the page itself.
+    with launch("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader") as browser:
+        page = browser.new_page()
+        page.goto(site.url + BLANK)
+        shown = in_browser(page, body)
+        device = in_browser(page, OPEN + "return model.device;")
+    assert np.allclose(shown["one"], shown["other"], rtol=1e-4, atol=1e-5)
+    assert shown["one"] != shown["other"]
+    assert shown["wrong"] is None and shown["broken"] is None
+    assert device == "WebAssembly"
 
 
 def test_the_content_security_policy_holds_and_the_page_is_isolated(tab: Any) -> None:

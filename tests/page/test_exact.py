@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import zlib
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +72,18 @@ def encoded(form: str) -> bytes:
     stream = io.BytesIO()
     Image.open(PHOTOS / "buddha_a.jpg").save(stream, form)
     return stream.getvalue()
+
+
+def huge(form: str) -> bytes:
+    """A small file of 400 megapixels."""
+    stream = io.BytesIO()
+    Image.new("L", (16, 16)).save(stream, form)
+    data = stream.getvalue()
+    if form == "PNG":
+        chunk = data[12:16] + 2 * (20000).to_bytes(4) + data[24:29]
+        return data[:12] + chunk + zlib.crc32(chunk).to_bytes(4) + data[33:]
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + 2 * (20000).to_bytes(2) + data[at + 4 :]
 
 
 def large(urls: list[str]) -> list[str]:
@@ -189,6 +202,8 @@ def test_files_that_are_no_photo_are_refused_in_one_sentence(tab: Any) -> None:
         "cut.webp": (encoded("WEBP")[:2000], "is cut off"),
         "damaged.png": (damaged(encoded("PNG")), "is a damaged PNG"),
         "scan.tiff": (encoded("TIFF"), "is a TIFF"),
+        "huge.png": (huge("PNG"), "has 20000 x 20000 pixels"),
+        "huge.jpg": (huge("JPEG"), "has 20000 x 20000 pixels"),
         "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(100), "is a HEIC"),
     }
     body = """

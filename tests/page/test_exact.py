@@ -3,9 +3,13 @@
 import io
 import json
 import shutil
+import threading
 import zlib
 from base64 import b64encode
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,6 +234,40 @@ def test_a_second_visit_loads_model_and_runtime_from_the_cache_of_the_browser(ta
     asked.clear()
     assert in_browser(tab, body)["model"] == first["model"]
     assert asked and not large(asked)
+
+
+def test_a_page_forgets_what_an_older_one_has_kept_and_leaves_other_pages_theirs(
+    browser: Any, site: Site, serve: Callable[[Path], str]
+) -> None:
+    url = f"{serve(site.folder.parent)}site/"
+    old = """
+      const cache = await caches.open('simmap');
+      await cache.put('model.onnx?older', new Response('old'));
+      await cache.put('/elsewhere/model.onnx', new Response('old'));
+    """
+    kept = "return (await cache.keys()).map(({ url }) => new URL(url).pathname + new URL(url).search);"
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url + BLANK)
+        names = in_browser(page, old + OPEN + kept)
+    assert "/elsewhere/model.onnx" in names and "/site/model.onnx?older" not in names
+    assert len(names) == 3
+
+
+def test_a_host_without_our_headers_serves_the_page_on_one_thread(browser: Any, site: Site) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(site.folder))
+    body = OPEN + PAIRS.replace("return shown", "return [crossOriginIsolated, shown[0].score]")
+    examples = [f"examples/{name}.jpg" for name in ("buddha_a", "buddha_b")]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browser.new_context() as context:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/{BLANK}")
+        isolated, score = in_browser(page, body, pairs=[examples])
+        server.shutdown()
+    assert not isolated
+    with Engine() as engine:
+        expected = engine.compare(*(site.folder / url for url in examples)).score
+    assert score == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_a_photo_is_embedded_once(tab: Any) -> None:

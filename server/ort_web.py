@@ -3,7 +3,6 @@
 import hashlib
 import io
 import tarfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress

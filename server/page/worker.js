@@ -6,7 +6,7 @@
 /** @import { Field } from './prepare.js' */
 
 import { comparePair } from './decompose.js';
-import { download } from './download.js';
+import { download, get } from './download.js';
 import { Network } from './network.js';
 import { addsNoise, sourceOfBitmap } from './pixels.js';
 import { prepare } from './prepare.js';
@@ -33,7 +33,7 @@ const tasks = {
     const gpu = files.webgpu !== null && (await hasGpu()) ? files.webgpu : null;
     const { script, loader, wasm } = gpu ?? files.runtime;
     const [contract, [model, binary], ort] = await Promise.all([
-      loadContract(files.contract),
+      get(files.contract).then((response) => response.json()),
       download([files.model, wasm], (done, total) => reply({ done, total })),
       import(script),
     ]);
@@ -65,16 +65,6 @@ async function hasGpu() {
   const { gpu } = /** @type {any} */ (navigator);
   const adapter = await gpu?.requestAdapter().catch(() => null);
   return adapter?.info?.isFallbackAdapter === false;
-}
-
-/**
- * @param {string} url
- * @returns {Promise<Contract>}
- */
-async function loadContract(url) {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url} gives ${response.status}; make the page again with: simmap site`);
-  return response.json();
 }
 
 /** @param {Reply} message */

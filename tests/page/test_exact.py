@@ -329,15 +329,19 @@ def test_noise_on_pixels_that_are_read_back_is_noticed(tab: Any) -> None:
 def test_a_model_that_is_not_there_is_named(tab: Any, configs: dict[str, Any]) -> None:
     body = """
       const { localBackend } = await import('./local.js');
-      return localBackend(given.config).open(() => undefined).then(() => 'open', (error) => error.message);
+      window.backend ??= localBackend(given.config);
+      return window.backend.open(() => undefined).then(() => 'open', (error) => error.message);
     """
     for part in ("model", "contract"):
         config = {
             **configs["avg"],
             part: {"path": "gone.onnx", "bytes": 1} if part == "model" else "gone.json",
         }
-        message = in_browser(tab, body, config=config)
+        message = in_browser(tab, "delete window.backend;" + body, config=config)
         assert "gone" in message and "404" in message and "simmap site" in message
+    tab.context.set_offline(True)
+    message = in_browser(tab, body)
+    assert message.endswith("cannot be loaded; check the connection and try again")
 
 
 def test_a_gpu_gives_what_the_cpu_gives_or_is_not_taken(launch: Callable[..., Any], site: Site) -> None:

@@ -648,6 +648,7 @@ def test_the_saved_page_opens_from_a_file_and_asks_for_nothing(
         other.mouse.move(*spot(other, "b", 0.5, 0.5))
         says(other, "#marked", "Best matches in A")
         assert other.get_by_role("button", name="Change A").is_hidden()
+        assert other.locator("#from-file").is_hidden()
         assert [url for url in asked if not url.startswith(("data:", "blob:", path.as_uri()))] == []
         assert errors == []
 
@@ -765,6 +766,13 @@ def test_a_model_that_is_missing_is_named_and_tried_again(
     page.get_by_role("button", name="Try the example").click()
     says(page, "#score", "Each map sums to")
     assert page.locator("#problem").is_hidden()
+
+
+def test_a_page_that_is_opened_as_a_file_says_what_it_needs(browser: Any, site: Site) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto((site.folder / "index.html").as_uri())
+        assert page.get_by_text("Browsers run this page from a web server only").is_visible()
 
 
 def test_the_first_load_shows_how_far_it_is(browser: Any, site: Site) -> None:

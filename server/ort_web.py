@@ -3,10 +3,10 @@
 import hashlib
 import io
 import tarfile
-import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from simmap.engine.errors import ConfigError, printable
@@ -14,11 +14,34 @@ from simmap.engine.files import write_bytes
 from simmap.engine.runtime.cache import cache_folder
 
 VERSION = "1.30.0"
-SCRIPT, LOADER, WASM = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
+
+
+@dataclass(frozen=True)
+class Build:
+    """The files of one build: what the page imports, what that loads, and the WebAssembly."""
+
+    script: str
+    loader: str
+    wasm: str
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """All three."""
+        return self.script, self.loader, self.wasm
+
+
+CPU = Build("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+# Twice as large; it has the CPU's operators too.
+WEBGPU = Build(
+    "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"
+)
 HASHES = {  # sha256
-    SCRIPT: "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
-    LOADER: "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
-    WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+    CPU.script: "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
+    CPU.loader: "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+    CPU.wasm: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+    WEBGPU.script: "3dffff71811bc13a3a3d9591c57ca5ee5735b8f5f3eaf789510b02bb040ae3a0",
+    WEBGPU.loader: "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
+    WEBGPU.wasm: "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
 }
 URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
 TIMEOUT = 60.0  # seconds without an answer
@@ -26,16 +49,16 @@ _MOST_BYTES = 200_000_000
 _OFFLINE = f"or give the folder of its files with --ort (npm pack onnxruntime-web@{VERSION})"
 
 
-def from_folder(folder: Path) -> dict[str, bytes]:
-    """The files by name, from a folder that holds them, or from the ``dist`` folder in it.
+def from_folder(folder: Path, builds: Sequence[Build] = (CPU,)) -> dict[str, bytes]:
+    """The files of builds by name, from a folder that holds them, or from the ``dist`` folder in it.
 
     Raises:
         ConfigError: a file is missing, or of another version.
     """
     places = [folder, folder / "dist", folder / "package" / "dist"]
-    found = next((place for place in places if (place / SCRIPT).is_file()), folder)
+    found = next((place for place in places if (place / CPU.script).is_file()), folder)
     files = {}
-    for name in HASHES:
+    for name in _names(builds):
         path = found / name
         try:
             files[name] = path.read_bytes()
@@ -52,10 +75,11 @@ def from_folder(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def from_npm(on_progress: Callable[[int, int], None]) -> dict[str, bytes]:
-    """The files by name, from the user's cache, else downloaded from npm's registry and kept there.
+def from_npm(on_progress: Callable[[int, int], None], builds: Sequence[Build] = (CPU,)) -> dict[str, bytes]:
+    """The files of builds by name, from the user's cache, else downloaded from npm's registry and kept there.
 
     Args:
+        builds: which.
         on_progress: called with the megabytes loaded so far and in all.
 
     Raises:
@@ -65,8 +89,8 @@ def from_npm(on_progress: Callable[[int, int], None]) -> dict[str, bytes]:
     kept = None if cache is None else cache / f"onnxruntime-web-{VERSION}"
     if kept is not None:
         with suppress(ConfigError):
-            return from_folder(kept)
-    files = _unpack(_download(on_progress))
+            return from_folder(kept, builds)
+    files = _unpack(_download(on_progress), _names(builds))
     if kept is not None:
         with suppress(OSError):
             kept.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,11 +113,11 @@ def _download(on_progress: Callable[[int, int], None]) -> bytes:
         raise ConfigError(f"{URL}: cannot be downloaded ({reason}); try again, {_OFFLINE}") from None
 
 
-def _unpack(archive: bytes) -> dict[str, bytes]:
+def _unpack(archive: bytes, names: Iterable[str]) -> dict[str, bytes]:
     files = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
-            for name in HASHES:
+            for name in names:
                 member = opened.extractfile(f"package/dist/{name}")
                 files[name] = b"" if member is None else member.read()
     except (tarfile.TarError, EOFError, OSError, KeyError) as error:
@@ -102,6 +126,10 @@ def _unpack(archive: bytes) -> dict[str, bytes]:
         if not _is_right(name, data):
             raise ConfigError(f"{URL}: its {name} has another checksum than it should; {_OFFLINE}")
     return files
+
+
+def _names(builds: Iterable[Build]) -> list[str]:
+    return [name for build in builds for name in build.names]
 
 
 def _is_right(name: str, data: bytes) -> bool:

@@ -156,13 +156,15 @@ def _config(
             "bytes": model.stat().st_size,
         },
         "contract": "model.json",
-        "runtime": {
-            "script": f"ort/{ort_web.SCRIPT}",
-            "loader": f"ort/{ort_web.LOADER}",
-            "wasm": {
-                "path": f"ort/{ort_web.WASM}?{ort_web.VERSION}",
-                "bytes": len(runtime[ort_web.WASM]),
-            },
-        },
+        "runtime": _build(ort_web.CPU, runtime),
+        **({"webgpu": _build(ort_web.WEBGPU, runtime)} if ort_web.WEBGPU.wasm in runtime else {}),
         "examples": [f"examples/{photo.name}" for photo in photos],
+    }
+
+
+def _build(build: ort_web.Build, runtime: dict[str, bytes]) -> dict[str, object]:
+    return {
+        "script": f"ort/{build.script}",
+        "loader": f"ort/{build.loader}",
+        "wasm": {"path": f"ort/{build.wasm}?{ort_web.VERSION}", "bytes": len(runtime[build.wasm])},
     }

@@ -2,6 +2,7 @@
 
 /** @import { Photo } from './types.js' */
 
+import { declaredSize, formatOf } from './header.js';
 import { appliesOrientation, orientationOf, oriented } from './orientation.js';
 import { withoutAlpha } from './translucent.js';
 
@@ -32,15 +33,21 @@ export async function readPhoto(blob, name) {
   const bytes = await read(blob, name);
   const format = formatOf(bytes);
   if (isCutOff(bytes, format)) throw new PhotoError(`${name} is cut off; copy or download it again.`);
+  checkSize(declaredSize(bytes, format), name);
   const bitmap = await decode(blob, bytes, name, format);
-  const { width, height } = bitmap;
-  if (width * height > MAX_PIXELS) {
-    bitmap.close();
-    throw new PhotoError(
-      `${name} has ${width} x ${height} pixels, more than the limit of ${MAX_PIXELS}; make it smaller.`,
-    );
-  }
-  return { name, blob, width, height, bitmap };
+  checkSize(bitmap, name);
+  return { name, blob, width: bitmap.width, height: bitmap.height, bitmap };
+}
+
+/**
+ * @param {{ width: number, height: number } | null} size
+ * @param {string} name
+ */
+function checkSize(size, name) {
+  if (size === null || size.width * size.height <= MAX_PIXELS) return;
+  throw new PhotoError(
+    `${name} has ${size.width} x ${size.height} pixels, more than the limit of ${MAX_PIXELS}; make it smaller.`,
+  );
 }
 
 /**
@@ -96,23 +103,6 @@ function decodeByBrowser(blob) {
     premultiplyAlpha: 'none',
     imageOrientation: 'from-image',
   });
-}
-
-/**
- * The format of an image by its first bytes, or null.
- *
- * @param {Uint8Array} bytes
- * @returns {string | null}
- */
-function formatOf(bytes) {
-  const head = String.fromCharCode(...bytes.subarray(0, 16));
-  if (head.startsWith('\xff\xd8\xff')) return 'JPEG';
-  if (head.startsWith('\x89PNG\r\n\x1a\n')) return 'PNG';
-  if (head.startsWith('RIFF') && head.slice(8, 12) === 'WEBP') return 'WebP';
-  if (/^(II\*\0|MM\0\*|II\+\0|MM\0\+)/.test(head)) return 'TIFF';
-  if (/^....ftypavi[fs]/s.test(head)) return 'AVIF';
-  if (/^....ftyp(hei[cfmsx]|hev[cx]|mif1)/s.test(head)) return 'HEIC';
-  return null;
 }
 
 /**

@@ -9,6 +9,19 @@ const CACHE = 'simmap';
  */
 
 /**
+ * @param {string} url
+ * @returns {Promise<Response>}
+ * @throws {Error} a sentence that names the address and the mend
+ */
+export async function get(url) {
+  const response = await fetch(url).catch(() => {
+    throw new Error(`${url} cannot be loaded; check the connection and try again`);
+  });
+  if (!response.ok) throw new Error(`${url} gives ${response.status}; make the page again with: simmap site`);
+  return response;
+}
+
+/**
  * Load files, from the browser's cache where they are in it.
  *
  * @param {File[]} files
@@ -57,13 +70,11 @@ async function load(url, cache, onBytes) {
     onBytes(buffer.byteLength);
     return buffer;
   }
-  const response = await fetch(url);
-  if (!response.ok || response.body === null) {
-    throw new Error(`${url} gives ${response.status}; make the page again with: simmap site`);
-  }
+  const { body } = await get(url);
+  if (body === null) throw new Error(`${url} is empty; make the page again with: simmap site`);
   /** @type {Uint8Array[]} */
   const chunks = [];
-  for await (const chunk of response.body) {
+  for await (const chunk of body) {
     chunks.push(chunk);
     onBytes(chunk.length);
   }
@@ -74,10 +85,15 @@ async function load(url, cache, onBytes) {
 }
 
 /**
+ * Forget what an older page at this place has kept; pages at other places of the same origin keep theirs.
+ *
  * @param {Cache} cache
  * @param {File[]} files
  */
 async function forgetOthers(cache, files) {
   const wanted = new Set(files.map(({ url }) => url));
-  for (const request of await cache.keys()) if (!wanted.has(request.url)) await cache.delete(request);
+  const here = new URL('.', import.meta.url).href;
+  for (const request of await cache.keys()) {
+    if (request.url.startsWith(here) && !wanted.has(request.url)) await cache.delete(request);
+  }
 }

@@ -1,8 +1,8 @@
 /** Comparing photos in this browser, with onnxruntime-web in a worker: nothing is uploaded. */
 
-/** @import { Backend, Grid, LocalConfig, Model, OnProgress, Pair, Photo } from './types.js' */
+/** @import { Backend, Grid, LocalConfig, Model, OnProgress, Pair, Photo, Runtime } from './types.js' */
 /** @import { Contract } from './network.js' */
-/** @import { Embedded, Reply } from './worker.js' */
+/** @import { Build, Embedded, Files, Opened, Reply } from './worker.js' */
 
 import { PhotoError } from './decode.js';
 
@@ -32,6 +32,8 @@ class Local {
     this.embedded = new WeakMap();
     /** @type {Contract | null} */
     this.contract = null;
+    /** @type {Model | null} */
+    this.model = null;
     this.asked = 0;
     this.worker.addEventListener('message', ({ data }) => this.receive(data));
     this.worker.addEventListener('error', ({ message }) => this.fail(message || 'it does not start'));
@@ -45,19 +47,20 @@ class Local {
    */
   async open(onProgress) {
     this.onProgress = onProgress;
-    const { model, runtime, contract } = this.config;
+    const { model, runtime, webgpu, contract } = this.config;
+    /** @type {Files} */
     const files = {
       contract: absolute(contract),
       model: { url: absolute(model.path), bytes: model.bytes },
-      wasm: { url: absolute(runtime.wasm.path), bytes: runtime.wasm.bytes },
-      script: absolute(runtime.script),
-      loader: absolute(runtime.loader),
+      runtime: built(runtime),
+      webgpu: webgpu === undefined ? null : built(webgpu),
     };
-    /** @type {{ contract: Contract, noisy: boolean }} */
-    const opened = await this.ask('open', files);
-    this.contract = opened.contract;
-    const { name, fingerprint, pooling, head, dimension } = opened.contract;
-    return { name, fingerprint, pooling, head, dimension, warnings: opened.noisy ? [NOISE] : [] };
+    /** @type {Opened} */
+    const { contract: opened, device, noisy } = await this.ask('open', files);
+    const { name, fingerprint, pooling, head, dimension } = opened;
+    this.contract = opened;
+    this.model = { name, fingerprint, pooling, head, dimension, device, warnings: noisy ? [NOISE] : [] };
+    return this.model;
   }
 
   /**
@@ -80,14 +83,14 @@ class Local {
    * @returns {Promise<Pair>}
    */
   async compareAll([one, other]) {
-    const { contract } = this;
-    if (contract === null) throw new Error('the model is not loaded yet; wait for it');
+    const { contract, model } = this;
+    if (contract === null || model === null) throw new Error('the model is not loaded yet; wait for it');
     const [first, second] = await Promise.all([this.embed(one, 0), this.embed(other, 1)]);
     const compared = await this.ask('compare', [first.explained, second.explained]);
-    const { name, fingerprint, pooling, head, dimension, grid_height: rows, grid_width: columns } = contract;
+    const { grid_height: rows, grid_width: columns } = contract;
     /** @type {[Grid, Grid]} */
     const grids = [{ rows, columns, ...first.field }, { rows, columns, ...second.field }];
-    return { ...compared, grids, model: { name, fingerprint, pooling, head, dimension, warnings: [] } };
+    return { ...compared, grids, model };
   }
 
   /**
@@ -144,4 +147,16 @@ class Local {
 /** @param {string} path relative to the page */
 function absolute(path) {
   return new URL(path, document.baseURI).href;
+}
+
+/**
+ * @param {Runtime} runtime
+ * @returns {Build}
+ */
+function built({ script, loader, wasm }) {
+  return {
+    script: absolute(script),
+    loader: absolute(loader),
+    wasm: { url: absolute(wasm.path), bytes: wasm.bytes },
+  };
 }

@@ -23,6 +23,7 @@ import { fault, ownRest, partsOf } from './decompose.js';
  */
 
 const MOST_THREADS = 4;
+const AGREEMENT = 1e-4; // of a GPU with the CPU, relative; float32 gives some 1e-6
 
 /** @type {Record<string, string>} */
 const FAULTS = {
@@ -68,6 +69,25 @@ export class Network {
   }
 
   /**
+   * The same network on the GPU; null where it does not run, or gives something else.
+   *
+   * @param {Uint8Array} model
+   * @returns {Promise<Network | null>}
+   */
+  async onGpu(model) {
+    try {
+      const session = await this.ort.InferenceSession.create(model, { executionProviders: ['webgpu'] });
+      const network = new Network(this.ort, session, this.contract);
+      const { height, width } = this.contract.input;
+      const noise = Uint8Array.from({ length: height * width * 3 }, (_, i) => (i * i * 31 + i * 7) % 251);
+      const [here, there] = [await this.run(noise), await network.run(noise)];
+      return here.every((values, i) => difference(values, there[i]) <= AGREEMENT) ? network : null;
+    } catch {
+      return null;
+    }
+  }
+
+  /**
    * @param {Uint8Array} pixels
    * @returns {Promise<[Float32Array, Float32Array]>} the embedding, and what its parts come from
    */
@@ -95,6 +115,22 @@ export class Network {
     if (found !== null) throw new Error(FAULTS[found]);
     return explained;
   }
+}
+
+/**
+ * The length of the difference of two vectors, over that of the first; NaN where one is not finite.
+ *
+ * @param {Float32Array} values
+ * @param {Float32Array} others
+ */
+function difference(values, others) {
+  let sum = 0;
+  let size = 0;
+  for (let i = 0; i < values.length; i++) {
+    sum += (values[i] - others[i]) ** 2;
+    size += values[i] ** 2;
+  }
+  return Math.sqrt(sum / size);
 }
 
 /**

@@ -58,7 +58,7 @@ export class Report {
   /** @param {Model} model */
   model({ name, pooling, dimension, warnings }) {
     this.about.textContent = `${name}, ${pooling} pooling, ${dimension} features`;
-    if (warnings?.length) this.notice(warnings.join(' '));
+    if (warnings?.length) show('#warning', warnings.join(' '));
   }
 
   /** @param {string} message empty for none */
@@ -70,9 +70,7 @@ export class Report {
 
   /** @param {string} message empty for none */
   notice(message) {
-    const element = find('#notice', HTMLElement);
-    element.textContent = message;
-    element.hidden = message === '';
+    show('#notice', message);
   }
 
   /**
@@ -189,6 +187,16 @@ export class Report {
       canvas.ariaLabel = `${legendText(legend).join(', ')}: ${low} to ${tickText(legend.scale, legend.negative)}`;
     });
   }
+}
+
+/**
+ * @param {string} selector
+ * @param {string} message empty for none
+ */
+function show(selector, message) {
+  const element = find(selector, HTMLElement);
+  element.textContent = message;
+  element.hidden = message === '';
 }
 
 /**

@@ -44,7 +44,17 @@ export function numberText(value, digits = 4) {
 }
 
 /**
- * The same with its sign, for what raises or lowers a score.
+ * What two cells add together, which may be very little: four digits behind the point, but at least two that count.
+ *
+ * @param {number} value
+ */
+export function pointText(value) {
+  if (Math.abs(value) >= 0.001 || value === 0) return numberText(value);
+  return String(Number(value.toPrecision(2))).replaceAll('-', MINUS);
+}
+
+/**
+ * A number with its sign, for what raises or lowers a score.
  *
  * @param {number} value
  * @param {number} digits

@@ -7,8 +7,10 @@
  *   photo for a letterbox and is smaller than it for a crop.
  *
  * @typedef {{
- *   name: string, fingerprint: string, pooling: string, head: string, dimension: number, warnings?: string[]
+ *   name: string, fingerprint: string, pooling: string, head: string, dimension: number,
+ *   device?: 'WebAssembly' | 'WebGPU', warnings?: string[]
  * }} Model
+ *   device: what runs the network, in this browser.
  *   warnings: sentences for the user, such as that this browser changes the pixels that a page reads.
  *
  * @typedef {{ name: string, blob: Blob, width: number, height: number, bitmap: ImageBitmap }} Photo
@@ -41,14 +43,13 @@
  *
  * @typedef {{ path: string, bytes: number }} FileSize
  *
+ * @typedef {{ script: string, loader: string, wasm: FileSize }} Runtime a build of onnxruntime-web
+ *
  * @typedef {{
- *   backend: 'local',
- *   model: FileSize,
- *   contract: string,
- *   runtime: { script: string, loader: string, wasm: FileSize },
- *   examples: string[]
+ *   backend: 'local', model: FileSize, contract: string, runtime: Runtime, webgpu?: Runtime, examples: string[]
  * }} LocalConfig
- *   model: the ONNX file; contract: its contract as JSON; runtime: the files of onnxruntime-web.
+ *   model: the ONNX file; contract: its contract as JSON; webgpu: the build for browsers with a GPU, if the site
+ *   has it.
  *
  * @typedef {{ backend: 'remote', examples: string[] }} RemoteConfig
  *

@@ -5,7 +5,7 @@
 
 import { cellName } from './places.js';
 import { matchesOf, otherSide } from './scene.js';
-import { numberText, shareText, signedText } from './scale.js';
+import { numberText, pointText, shareText, signedText } from './scale.js';
 
 /** @type {[string, string]} */
 export const SIDES = ['A', 'B'];
@@ -72,7 +72,7 @@ export function detailText(pair, scene, view) {
   if (scene.source) {
     const other = otherSide(scene.source.side);
     const values = matchesOf(pair, scene.source);
-    const best = scene.matches.map((cell) => `${cellName(pair.grids[other], cell)} (${numberText(values[cell])})`);
+    const best = scene.matches.map((cell) => `${cellName(pair.grids[other], cell)} (${pointText(values[cell])})`);
     sentences.push(cellText(pair, scene.source));
     if (best.length) sentences.push(`Best matches in ${SIDES[other]}: ${best.join('; ')}.`);
     else sentences.push(`It matches nothing in ${SIDES[other]}.`);
@@ -101,7 +101,7 @@ function cellText(pair, { side, cell }) {
  */
 function withSourceText(pair, source, probe) {
   if (source === null || source.side === probe.side) return '';
-  return `With the pinned cell: ${numberText(matchesOf(pair, source)[probe.cell])}.`;
+  return `With the pinned cell: ${pointText(matchesOf(pair, source)[probe.cell])}.`;
 }
 
 /**

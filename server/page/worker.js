@@ -6,13 +6,15 @@
 /** @import { Field } from './prepare.js' */
 
 import { comparePair } from './decompose.js';
-import { download } from './download.js';
+import { download, get } from './download.js';
 import { Network } from './network.js';
 import { addsNoise, sourceOfBitmap } from './pixels.js';
 import { prepare } from './prepare.js';
 
 /**
- * @typedef {{ contract: string, model: File, wasm: File, script: string, loader: string }} Files
+ * @typedef {{ script: string, loader: string, wasm: File }} Build a build of onnxruntime-web
+ * @typedef {{ contract: string, model: File, runtime: Build, webgpu: Build | null }} Files
+ * @typedef {{ contract: Contract, device: 'WebAssembly' | 'WebGPU', noisy: boolean }} Opened
  * @typedef {{ explained: Explained, field: Field }} Embedded
  * @typedef {{ id: number, name: string, value: any }} Request
  * @typedef {{ id: number, result: unknown } | { id: number, error: string } | { done: number, total: number }} Reply
@@ -25,16 +27,21 @@ let network = null;
 const tasks = {
   /**
    * @param {Files} files
-   * @returns {Promise<{ contract: Contract, noisy: boolean }>}
+   * @returns {Promise<Opened>}
    */
   async open(files) {
-    const [contract, [model, wasm], ort] = await Promise.all([
-      loadContract(files.contract),
-      download([files.model, files.wasm], (done, total) => reply({ done, total })),
-      import(files.script),
+    const gpu = files.webgpu !== null && (await hasGpu()) ? files.webgpu : null;
+    const { script, loader, wasm } = gpu ?? files.runtime;
+    const [contract, [model, binary], ort] = await Promise.all([
+      get(files.contract).then((response) => response.json()),
+      download([files.model, wasm], (done, total) => reply({ done, total })),
+      import(script),
     ]);
-    network = await Network.open(ort, { loader: files.loader, wasm }, new Uint8Array(model), contract);
-    return { contract, noisy: await addsNoise() };
+    const artifact = new Uint8Array(model);
+    const onCpu = await Network.open(ort, { loader, wasm: binary }, artifact, contract);
+    const onGpu = gpu === null ? null : await onCpu.onGpu(artifact);
+    network = onGpu ?? onCpu;
+    return { contract, device: onGpu === null ? 'WebAssembly' : 'WebGPU', noisy: await addsNoise() };
   },
 
   /**
@@ -52,14 +59,12 @@ const tasks = {
   compare: ([first, second]) => comparePair(first, second),
 };
 
-/**
- * @param {string} url
- * @returns {Promise<Contract>}
- */
-async function loadContract(url) {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url} gives ${response.status}; make the page again with: simmap site`);
-  return response.json();
+/** Whether this browser gives a GPU; one that is computed on the CPU is slower than WebAssembly. */
+async function hasGpu() {
+  // TypeScript does not know WebGPU.
+  const { gpu } = /** @type {any} */ (navigator);
+  const adapter = await gpu?.requestAdapter().catch(() => null);
+  return adapter?.info?.isFallbackAdapter === false;
 }
 
 /** @param {Reply} message */

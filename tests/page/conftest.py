@@ -17,19 +17,19 @@ from common import MODEL
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No request of the browser's own.
 ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def runtime() -> dict[str, bytes]:
-    """The files of onnxruntime-web."""
-    from simmap.server.ort_web import from_folder
+    """The files of onnxruntime-web, with those for a GPU."""
+    from simmap.server.ort_web import CPU, WEBGPU, from_folder
 
     if not ORT_WEB.is_dir():
         missing("no onnxruntime-web below build/node; install it with: make page")
-    return from_folder(ORT_WEB)
+    return from_folder(ORT_WEB, (CPU, WEBGPU))
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +39,8 @@ def node() -> str:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: the system's, or Playwright's own."""
+def launch() -> Iterator[Callable[..., Any]]:
+    """Launch headless Chromium, the system's or Playwright's own, with more arguments."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -49,8 +49,16 @@ def browser() -> Iterator[Any]:
         found = next(filter(None, map(shutil.which, BROWSERS)), None)
         if found is None and not Path(playwright.chromium.executable_path).is_file():
             missing("no Chromium; install it with: apt-get install chromium, or: playwright install chromium")
-        with playwright.chromium.launch(executable_path=found, args=ARGUMENTS) as launched:
-            yield launched
+        yield lambda *arguments: playwright.chromium.launch(
+            executable_path=found, args=[*ARGUMENTS, *arguments]
+        )
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[..., Any]) -> Iterator[Any]:
+    """Headless Chromium."""
+    with launch("--disable-gpu") as launched:
+        yield launched
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +84,7 @@ def serve() -> Iterator[Callable[[Path], str]]:
 def site(
     runtime: dict[str, bytes], serve: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Site:
-    """The page with the model that ships."""
+    """The page with the model that ships, for CPU and GPU."""
     from simmap.server.site import write_site
 
     folder = tmp_path_factory.mktemp("page") / "site"

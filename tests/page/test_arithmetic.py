@@ -1,5 +1,6 @@
 """The page's arithmetic in Node against the engine's."""
 
+import io
 import json
 import math
 import shutil
@@ -13,8 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from common import ROOT
 from simmap.engine import decompose
@@ -227,3 +229,21 @@ def test_contours_enclose_the_cells_of_the_engine(
         return min(starts)
 
     assert sorted(map(turned, loops)) == sorted(map(turned, cell_outlines(expected)))
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "options"),
+    [("JPEG", "JPEG", {}), ("JPEG", "JPEG", {"progressive": True}), ("PNG", "PNG", {}),
+     ("WEBP", "WebP", {}), ("WEBP", "WebP", {"lossless": True}),
+     ("WEBP", "WebP", {"exif": b"Exif\0\0MM\0*"})],
+)  # fmt: skip
+@settings(max_examples=10)
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_the_size_of_a_file_is_read_before_it_is_decoded(
+    call: Call, form: str, name: str, options: dict[str, Any], width: int, height: int
+) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height)).save(stream, form, **options)
+    data = np.frombuffer(stream.getvalue(), np.uint8)
+    assert call("header.js", "formatOf", data) == name
+    assert call("header.js", "declaredSize", data, name) == {"width": width, "height": height}

@@ -3,12 +3,18 @@
 import io
 import json
 import shutil
+import threading
+import zlib
 from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from page_common import Site, in_browser
+from page_common import BLANK, Site, in_browser
 from photo_kinds import write_kinds
 from PIL import Image
 
@@ -70,6 +76,18 @@ def encoded(form: str) -> bytes:
     stream = io.BytesIO()
     Image.open(PHOTOS / "buddha_a.jpg").save(stream, form)
     return stream.getvalue()
+
+
+def huge(form: str) -> bytes:
+    """A small file of 400 megapixels."""
+    stream = io.BytesIO()
+    Image.new("L", (16, 16)).save(stream, form)
+    data = stream.getvalue()
+    if form == "PNG":
+        chunk = data[12:16] + 2 * (20000).to_bytes(4) + data[24:29]
+        return data[:12] + chunk + zlib.crc32(chunk).to_bytes(4) + data[33:]
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + 2 * (20000).to_bytes(2) + data[at + 4 :]
 
 
 def large(urls: list[str]) -> list[str]:
@@ -188,6 +206,8 @@ def test_files_that_are_no_photo_are_refused_in_one_sentence(tab: Any) -> None:
         "cut.webp": (encoded("WEBP")[:2000], "is cut off"),
         "damaged.png": (damaged(encoded("PNG")), "is a damaged PNG"),
         "scan.tiff": (encoded("TIFF"), "is a TIFF"),
+        "huge.png": (huge("PNG"), "has 20000 x 20000 pixels"),
+        "huge.jpg": (huge("JPEG"), "has 20000 x 20000 pixels"),
         "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(100), "is a HEIC"),
     }
     body = """
@@ -214,6 +234,40 @@ def test_a_second_visit_loads_model_and_runtime_from_the_cache_of_the_browser(ta
     asked.clear()
     assert in_browser(tab, body)["model"] == first["model"]
     assert asked and not large(asked)
+
+
+def test_a_page_forgets_what_an_older_one_has_kept_and_leaves_other_pages_theirs(
+    browser: Any, site: Site, serve: Callable[[Path], str]
+) -> None:
+    url = f"{serve(site.folder.parent)}site/"
+    old = """
+      const cache = await caches.open('simmap');
+      await cache.put('model.onnx?older', new Response('old'));
+      await cache.put('/elsewhere/model.onnx', new Response('old'));
+    """
+    kept = "return (await cache.keys()).map(({ url }) => new URL(url).pathname + new URL(url).search);"
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url + BLANK)
+        names = in_browser(page, old + OPEN + kept)
+    assert "/elsewhere/model.onnx" in names and "/site/model.onnx?older" not in names
+    assert len(names) == 3
+
+
+def test_a_host_without_our_headers_serves_the_page_on_one_thread(browser: Any, site: Site) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(site.folder))
+    body = OPEN + PAIRS.replace("return shown", "return [crossOriginIsolated, shown[0].score]")
+    examples = [f"examples/{name}.jpg" for name in ("buddha_a", "buddha_b")]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browser.new_context() as context:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/{BLANK}")
+        isolated, score = in_browser(page, body, pairs=[examples])
+        server.shutdown()
+    assert not isolated
+    with Engine() as engine:
+        expected = engine.compare(*(site.folder / url for url in examples)).score
+    assert score == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_a_photo_is_embedded_once(tab: Any) -> None:
@@ -275,15 +329,52 @@ def test_noise_on_pixels_that_are_read_back_is_noticed(tab: Any) -> None:
 def test_a_model_that_is_not_there_is_named(tab: Any, configs: dict[str, Any]) -> None:
     body = """
       const { localBackend } = await import('./local.js');
-      return localBackend(given.config).open(() => undefined).then(() => 'open', (error) => error.message);
+      window.backend ??= localBackend(given.config);
+      return window.backend.open(() => undefined).then(() => 'open', (error) => error.message);
     """
     for part in ("model", "contract"):
         config = {
             **configs["avg"],
             part: {"path": "gone.onnx", "bytes": 1} if part == "model" else "gone.json",
         }
-        message = in_browser(tab, body, config=config)
+        message = in_browser(tab, "delete window.backend;" + body, config=config)
         assert "gone" in message and "404" in message and "simmap site" in message
+    tab.context.set_offline(True)
+    message = in_browser(tab, body)
+    assert message.endswith("cannot be loaded; check the connection and try again")
+
+
+def test_a_gpu_gives_what_the_cpu_gives_or_is_not_taken(launch: Callable[..., Any], site: Site) -> None:
+    body = """
+      const { Network } = await import('./network.js');
+      const config = await (await fetch('config.json')).json();
+      const { script, loader, wasm } = config.webgpu;
+      const at = (path) => new URL(path, document.baseURI).href;
+      const load = async (path) => (await fetch(path)).arrayBuffer();
+      const contract = await (await fetch(config.contract)).json();
+      const model = new Uint8Array(await load(config.model.path));
+      const files = { loader: at(loader), wasm: await load(wasm.path) };
+      const cpu = await Network.open(await import(at(script)), files, model, contract);
+      const gpu = await cpu.onGpu(model);
+      const noise = Uint8Array.from({ length: 224 * 224 * 3 }, () => 256 * Math.random());
+      const [one, other] = [await cpu.explain(noise), await gpu.explain(noise)];
+      const run = cpu.run;
+      cpu.run = async (pixels) => (await run.call(cpu, pixels)).map((values) => values.map((v) => 1.001 * v));
+      return {
+        one: [...one.embedding], other: [...other.embedding],
+        wrong: await cpu.onGpu(model), broken: await cpu.onGpu(new Uint8Array(10)),
+      };
+    """
+    # A GPU that is computed on the CPU: slow, and so not taken by the page itself.
+    with launch("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader") as browser:
+        page = browser.new_page()
+        page.goto(site.url + BLANK)
+        shown = in_browser(page, body)
+        device = in_browser(page, OPEN + "return model.device;")
+    assert np.allclose(shown["one"], shown["other"], rtol=1e-4, atol=1e-5)
+    assert shown["one"] != shown["other"]
+    assert shown["wrong"] is None and shown["broken"] is None
+    assert device == "WebAssembly"
 
 
 def test_the_content_security_policy_holds_and_the_page_is_isolated(tab: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from page_common import ORT_WEB
 
 from common import ARTIFACTS, MODEL, ROOT, Simmap, failed, report
-from simmap.server.ort_web import HASHES, VERSION
+from simmap.server.ort_web import CPU, VERSION, WEBGPU
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -40,7 +40,7 @@ def test_a_site_holds_the_page_the_model_and_the_runtime(simmap: Simmap, tmp_pat
     assert contract["fingerprint"] == done["fingerprint"] and contract["name"] == MODEL.stem
     for path in (config["runtime"]["script"], config["runtime"]["loader"], *config["examples"]):
         assert (out / path).is_file()
-    assert {path.name for path in (out / "ort").iterdir()} == set(HASHES)
+    assert {path.name for path in (out / "ort").iterdir()} == set(CPU.names)
     headers = (out / "_headers").read_text()
     assert "Cross-Origin-Embedder-Policy: require-corp" in headers and "'wasm-unsafe-eval'" in headers
     assert "CC-BY-4.0" in (out / "credits" / "README.md").read_text()
@@ -52,6 +52,15 @@ def test_a_model_in_float32_is_written_with_a_note(simmap: Simmap, tmp_path: Pat
     done = report(write(simmap, "--model", ARTIFACTS / "gem.onnx", "--json"))
     assert "--precision fp16" in done["note"]
     assert json.loads((folder(tmp_path) / "model.json").read_text())["pooling"] == "gem"
+
+
+def test_the_build_for_gpus_is_written_when_asked(simmap: Simmap, tmp_path: Path) -> None:
+    report(write(simmap, "--webgpu", "--json"))
+    config = json.loads((folder(tmp_path) / "config.json").read_text())
+    assert {path.name for path in (folder(tmp_path) / "ort").iterdir()} == {*CPU.names, *WEBGPU.names}
+    assert config["webgpu"]["wasm"]["bytes"] > config["runtime"]["wasm"]["bytes"]
+    report(write(simmap, "--force", "--json"))
+    assert "webgpu" not in json.loads((folder(tmp_path) / "config.json").read_text())
 
 
 def test_an_infinite_exponent_is_json(tmp_path: Path) -> None:
@@ -91,7 +100,7 @@ def test_what_cannot_be_made_into_a_site_is_named(simmap: Simmap, tmp_path: Path
     other = tmp_path / "ort"
     other.mkdir()
     failed(simmap("site", "out", "--ort", other), "ort.wasm.min.mjs: cannot be read")
-    for name in HASHES:
+    for name in CPU.names:
         shutil.copy(ORT_WEB / "dist" / name, other)
     with (other / "ort.wasm.min.mjs").open("a") as stream:
         stream.write("//")
@@ -103,7 +112,7 @@ def test_what_cannot_be_made_into_a_site_is_named(simmap: Simmap, tmp_path: Path
 def test_the_runtime_is_kept_in_the_cache_of_the_user(simmap: Simmap, tmp_path: Path) -> None:
     kept = tmp_path / "cache" / f"onnxruntime-web-{VERSION}"
     kept.mkdir(parents=True)
-    for name in HASHES:
+    for name in CPU.names:
         shutil.copy(ORT_WEB / "dist" / name, kept)
     offline = {"https_proxy": "http://127.0.0.1:9", "SIMMAP_CACHE": str(tmp_path / "cache")}
     report(simmap("site", "out", "--json", **offline))

@@ -17,7 +17,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-disable_created_metrics()  # a time for every counter, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a time for every counter, which nobody reads
 
 Stage = Literal["body", "queue", "decode", "run", "encode"]
 

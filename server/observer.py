@@ -95,7 +95,8 @@ class Observer:
         method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "DELETE") else "other"
         metrics.requests.labels(route, method, status).inc()
         metrics.seconds.labels(route).observe(seconds)
-        problem: ProblemError | None = state.get("problem")
+        # Taken out: its traceback leads back to the state.
+        problem: ProblemError | None = state.pop("problem", None)
         fields = {
             "request_id": state["request_id"],
             "client": (scope.get("client") or ("?",))[0],

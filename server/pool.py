@@ -58,4 +58,7 @@ class Slot:
         self._holders += 1
         future = self._executor.submit(work)
         future.add_done_callback(ended)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            del future  # which holds an error whose traceback leads here: see ``Work.run``

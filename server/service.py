@@ -150,6 +150,8 @@ class Work:
         finally:
             leaving.cancel()
             running.cancel()
+            # An error's traceback leads here: a cycle would keep the request's body until a collection.
+            del leaving, running
 
     async def _leaves(self) -> None:
         """Returns when the client has closed its connection."""

@@ -32,6 +32,7 @@ from .remote import (
     retried,
     unit_query,
 )
+from .scan import QUERIES
 from .store import About, Entry
 from .vectors import checksum
 
@@ -46,7 +47,7 @@ PAGE = 8192  # entries that are fetched at once
 TIMEOUT = 120.0  # seconds for one request
 SETTLE = 600.0  # seconds for an index to be built
 
-EXACT = "FLAT IP"
+EXACT = "FLAT IP"  # index and metric that lose nothing
 NOT_LOADED = 101  # Milvus's code of a collection that is not in memory
 # Its codes of a server that cannot be reached, starts or stops; of a collection that is being loaded, of a
 # channel or a node that is not there yet.
@@ -89,8 +90,8 @@ class MilvusIndex(ServerIndex):
     def _read_metadata(self) -> None:
         described = self._call("describe_collection")
         self._metadata = metadata_of(self.name, described["properties"].get(_PROPERTY))
-        described = self._describe_index()
-        self._index = None if described == EXACT else described
+        index = self._describe_index()
+        self._index = None if index is None or index.startswith(EXACT) else index
         self._call("load_collection")
 
     @classmethod
@@ -147,10 +148,10 @@ class MilvusIndex(ServerIndex):
         self._call("flush")
         until = time.monotonic() + SETTLE
         while True:
-            pending = self._call("describe_index", index_name="vector")["pending_index_rows"]
+            state = self._index_state() or {"pending_index_rows": 0}
             segments = self._call("list_loaded_segments")
             sealed = sum(one.num_rows for one in segments if "ealed" in str(one.state))
-            if pending == 0 and sealed >= len(self):
+            if state["pending_index_rows"] == 0 and sealed >= len(self):
                 return
             if time.monotonic() > until:
                 raise StoreError(
@@ -206,10 +207,13 @@ class MilvusIndex(ServerIndex):
         queries = self._checked_queries(queries, k)
         hidden = f"not ({_one_of('id', list(map(encoded, exclude)))})" if exclude else ""
         exact = self.approximate is None
+        count = k + EXTRA if exact else 10 * k + EXTRA
+        step = max(1, min(QUERIES, 2 * MOST_RESULTS // count))
         results = []
-        for page in self._pages(list(queries)):
+        for start in range(0, len(queries), step):
+            page = queries[start : start + step]
             units = [unit_query(query) for query in page]
-            answers = self._nearest(units, k + EXTRA if exact else 10 * k + EXTRA, hidden)
+            answers = self._nearest(units, count, hidden)
             for query, unit, answer in zip(page, units, answers, strict=True):
 
                 def ask(count: int, unit: Array = unit) -> Answer:
@@ -294,7 +298,8 @@ class MilvusIndex(ServerIndex):
             rows = {row["id"]: row for row in page}
             for name in sorted(rows):
                 yield rows[name]
-            if len(page) < PAGE:
+            # A page may be short though more follow: it ends with the last id of which Milvus is sure.
+            if not rows:
                 return
             last = max(rows)
 
@@ -311,10 +316,14 @@ class MilvusIndex(ServerIndex):
     def _write_metadata(self) -> None:
         self._call("alter_collection_properties", properties={_PROPERTY: self._metadata.text()})
 
+    def _index_state(self) -> dict[str, Any] | None:
+        names = self._call("list_indexes", field_name="vector")
+        return dict(self._call("describe_index", index_name=names[0])) if names else None
+
     def _describe_index(self) -> str | None:
-        if "vector" not in self._call("list_indexes"):
+        state = self._index_state()
+        if state is None:
             return None
-        state = self._call("describe_index", index_name="vector")
         known = ("total_rows", "indexed_rows", "pending_index_rows", "state", "field_name", "index_name")
         rest = {key: value for key, value in sorted(state.items()) if key not in known}
         kind, metric = rest.pop("index_type"), rest.pop("metric_type")

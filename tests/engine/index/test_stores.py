@@ -200,6 +200,43 @@ def test_wrong_vectors_and_queries_are_refused(place: Place) -> None:
     assert len(target) == 0
 
 
+def test_more_images_than_a_server_gives_at_once_are_all_read(place: Place) -> None:
+    target, count = place.make(), 17_000
+    names = [f"{at:06d}" for at in np.random.default_rng(0).permutation(count)]
+    entries = [entry(name, f"{int(name) % 3}") for name in names]
+    vectors = units(0, count)
+    for start in range(0, count, 4000):
+        target.upsert(entries[start : start + 4000], vectors[start : start + 4000])
+        if place.kind == "milvus" and start == 8000:
+            from pymilvus import MilvusClient
+
+            server, _, collection = target.name.replace("milvus", "http").rpartition("/")
+            MilvusClient(server).flush(collection)  # some rows lie in a file, others in memory
+    assert target.delete(names[:10]) == 10
+    assert target.ids() == sorted(names[10:]) and set(target.entries()) == set(entries[10:])
+    assert target.ids("005000", "016000") == sorted(n for n in names[10:] if "005000" <= n < "016000")
+    assert sum(target.labels().values()) == len(target) == count - 10
+    assert len(target.get(target.ids())[0]) == count - 10
+    query = units(1, 1)
+    sums = vectors[10:].astype(np.float64) @ query[0].astype(np.float64)
+    expected = [names[10:][at] for at in np.argsort(-sums)]
+    assert [name for name, _ in target.search(query, 16_000)[0]] == expected[:16_000]
+    if place.kind == "milvus":
+        with pytest.raises(StoreError, match="Milvus gives at most 16384 images at once"):
+            target.search(query, 17_000)
+    else:
+        assert [name for name, _ in target.search(query, 17_000)[0]] == expected
+
+
+def test_several_may_make_the_same_index(place: Place) -> None:
+    name = place.name()
+    with ThreadPoolExecutor(4) as threads:
+        made = [future.result() for future in [threads.submit(place.make, name) for _ in range(4)]]
+    for at, one in enumerate(made):
+        add(one, at, f"{at}")
+    assert all(len(one) == 4 for one in made)
+
+
 WRITER = """
 import sys
 import numpy as np

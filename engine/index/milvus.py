@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from ..errors import StoreError, printable
 from ..types import Array
+from .address import milvus_address, shown
 from .remote import (
     EXTRA,
     Answer,
@@ -78,11 +78,11 @@ class MilvusIndex(ServerIndex):
         try:
             import pymilvus
         except ImportError as error:
-            raise needs(_shown(url), "milvus", error) from error
+            raise needs(shown(url), "milvus", error) from error
         # It prints errors that it also raises.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
         self._pymilvus = pymilvus
-        self._name, self._server, self._token, self._collection = _parsed(url)
+        self._name, self._server, self._token, self._collection = milvus_address(url)
         self._client: MilvusClient | None = None
         self._lock = threading.Lock()
         self._was_open = False
@@ -375,28 +375,6 @@ class MilvusIndex(ServerIndex):
                 f"{name}: the server cannot be reached or has gone ({why}); see whether it runs"
             )
         return StoreError(f"{name}: the server refused ({why})")
-
-
-def _parsed(url: str) -> tuple[str, str, str, str]:
-    """The URL without a password, the server's address, ``user:password`` or nothing, and the collection."""
-    shown = _shown(url)
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 19530
-    except ValueError as error:
-        raise StoreError(f"{printable(shown)}: is no URL ({error})") from error
-    collection = parts.path.strip("/")
-    if not parts.hostname or not collection or "/" in collection or parts.query:
-        raise StoreError(f"{printable(shown)}: must be milvus://HOST:PORT/COLLECTION")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    token = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
-    return shown, f"http://{host}:{port}", token, unquote(collection)
-
-
-def _shown(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    before, at, after = rest.rpartition("@")
-    return f"{scheme}://{before.partition(':')[0]}{at}{after}"
 
 
 def _quoted(text: str) -> str:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from index_common import D, entry, units
 
 from simmap.engine.errors import StoreError
-from simmap.engine.index import milvus, postgres, remote
+from simmap.engine.index import remote
+from simmap.engine.index.address import shown
 from simmap.engine.index.opening import open_index
 from simmap.engine.index.remote import Answer, Metadata, Row, decoded, encoded, metadata_of
 from simmap.engine.index.store import About, Recall
@@ -97,10 +98,8 @@ def test_a_server_that_rounds_changes_no_answer(seed: int, k: int, copies: int, 
     st.text("abc@:/?#&%=", max_size=8),
 )
 def test_no_message_has_a_password(scheme: str, before: str, password: str, after: str) -> None:
-    shown = (milvus if scheme == "milvus" else postgres)._shown
     assert password not in shown(f"{scheme}://user:{before}{password}@host/{after}")
-    if scheme == "postgresql":
-        assert password not in shown(f"{scheme}://host/{after}?table=t&password={password}")
+    assert password not in shown(f"{scheme}://host/{after}?table=t&password={password}")
 
 
 def test_what_is_no_kind_of_index_is_named() -> None:

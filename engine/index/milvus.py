@@ -39,7 +39,6 @@ from .vectors import checksum
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-MOST_DIMENSIONS = 32_768  # of Milvus
 MOST_RESULTS = 16_384  # of one search or one query of Milvus
 MOST_BYTES = 65_535  # of a text in Milvus
 PAGE_BYTES = 1 << 24  # of vectors that are fetched or written at once

@@ -290,9 +290,9 @@ def test_a_killed_writer_leaves_whole_images_and_the_next_goes_on(place: Place) 
     assert len(target) == 60 == len(content(target))
 
 
+@pytest.mark.parametrize("place", ["postgres", "milvus"], indirect=True)
 def test_a_server_that_has_gone_is_one_line_and_one_that_comes_back_is_waited_for(place: Place) -> None:
-    if place.server is None:
-        pytest.skip("the embedded index has no server")
+    assert place.server is not None
     target = place.make()
     add(target, 0, *"abc")
     before = content(target)
@@ -407,9 +407,9 @@ def test_a_copy_has_the_same_images_and_goes_on_where_it_stopped(place: Place, t
         copy_index(own.name, place.make(engine=Engine(ARTIFACTS / "max.onnx", device="cpu")).name)
 
 
+@pytest.mark.parametrize("place", ["postgres", "milvus"], indirect=True)
 def test_a_changed_vector_is_found_by_a_read_and_by_a_check(place: Place) -> None:
-    if place.server is None:
-        pytest.skip("test_check.py changes the files of the embedded index")
+    assert place.server is not None
     target = place.make()
     add(target, 0, *"abc")
     assert check_index(target).data() == {"images": 3, "rows": 3, "bytes": 3 * 4 * D}

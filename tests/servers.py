@@ -1,8 +1,10 @@
 """Database servers for tests: started on this machine in a temporary folder, always stopped."""
 
 import os
+import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -74,10 +76,10 @@ class Postgres:
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
     """A PostgreSQL server of its own."""
-    with tempfile.TemporaryDirectory(prefix="simmap-pg-", ignore_cleanup_errors=True) as folder:
+    with _folder("simmap-pg-") as folder:
         server = None
         try:
-            server = Postgres(Path(folder))
+            server = Postgres(folder)
             yield server
         finally:
             if server is not None:
@@ -91,13 +93,13 @@ class Milvus:
     It listens on all addresses of the machine, as this version cannot do otherwise, without a password.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: Path) -> None:
         """Unpack it; ``start`` starts it."""
         import milvus
 
         template = Path(milvus.__file__).with_name("data") / "config.yaml.template"
         # Its database of metadata would take etcd's own ports, so that a machine could run one Milvus.
-        own, etcd = Path(folder, "template.yaml"), Path(folder, "etcd.yaml")
+        own, etcd = folder / "template.yaml", folder / "etcd.yaml"
         own.write_text(
             template.read_text().replace(
                 "  rootPath: by-dev", f"  config:\n    path: {etcd}\n  rootPath: by-dev", 1
@@ -107,7 +109,7 @@ class Milvus:
         config = milvus.MilvusServerConfig(template=str(own))
         config.glog_conf_file = str(template.with_name("glog.conf"))
         self._server = milvus.MilvusServer(config, wait_for_started=False)
-        self._server.set_base_dir(folder)
+        self._server.set_base_dir(str(folder))
         # Strong reads wait for the next tick.
         config.set("proxy.timeTickInterval", 20)
         self._port = 0
@@ -169,13 +171,45 @@ class Milvus:
 @contextmanager
 def milvus_server() -> Iterator[Milvus]:
     """A Milvus server of its own."""
-    with tempfile.TemporaryDirectory(prefix="simmap-milvus-", ignore_cleanup_errors=True) as folder:
+    with _folder("simmap-milvus-") as folder:
         server = Milvus(folder)
         try:
             server.start()
             yield server
         finally:
             server.stop()
+
+
+# Waits until the process that started it has ended, however it did.
+_GUARD = """
+import os, shutil, signal, sys
+from pathlib import Path
+sys.stdin.read()
+folder = sys.argv[1]
+for process in Path("/proc").glob("[0-9]*") if os.path.exists(folder) else ():
+    try:
+        if folder in (process / "cmdline").read_text():
+            os.kill(int(process.name), signal.SIGKILL) if int(process.name) != os.getpid() else None
+    except OSError:
+        pass
+shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+@contextmanager
+def _folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder, whose servers end with this process even if it is killed."""
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        guard = subprocess.Popen(
+            [sys.executable, "-c", _GUARD, folder], stdin=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            yield Path(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            assert guard.stdin is not None
+            guard.stdin.close()
+            guard.wait()
 
 
 def _free_ports(count: int) -> list[int]:

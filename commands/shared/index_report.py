@@ -36,7 +36,7 @@ def print_update(index: "VectorStore", update: "Update", *, as_json: bool) -> No
 
 def warn_of_recall(index: "VectorStore") -> None:
     """Say on stderr what an approximate index misses, if it is more than a hundredth."""
-    from simmap.engine.index.recall import ENOUGH
+    from simmap.engine.index.store import ENOUGH
 
     recall = index.recall
     if recall is not None and min(recall.whole, recall.region) < ENOUGH:

@@ -40,8 +40,6 @@ def check_not_inputs(
     Raises:
         OutputError: naming the output.
     """
-    from simmap.engine.index.embedded import Index
-
     wanted = [path for path in outputs if path is not None]
     places = [_place(path) for path in wanted]
     for at, (path, place) in enumerate(zip(wanted, places, strict=True)):
@@ -52,7 +50,8 @@ def check_not_inputs(
                 raise OutputError(f"{printable(str(path))}: is an input; give another output")
         if index is None:
             continue
-        if isinstance(index, Index) and place.is_relative_to(index.path.resolve()):
+        folder = getattr(index, "path", None)  # an embedded one has a folder
+        if folder is not None and place.is_relative_to(folder.resolve()):
             raise OutputError(f"{printable(str(path))}: is inside the index; give another output")
         try:
             index.get([index.id_of(path)])

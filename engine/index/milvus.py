@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from ..errors import StoreError, printable
 from ..types import Array
+from .address import milvus_address, shown
 from .remote import (
     EXTRA,
     Answer,
@@ -32,13 +32,13 @@ from .remote import (
     retried,
     unit_query,
 )
+from .scan import QUERIES
 from .store import About, Entry
 from .vectors import checksum
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-MOST_DIMENSIONS = 32_768  # of Milvus
 MOST_RESULTS = 16_384  # of one search or one query of Milvus
 MOST_BYTES = 65_535  # of a text in Milvus
 PAGE_BYTES = 1 << 24  # of vectors that are fetched or written at once
@@ -46,7 +46,7 @@ PAGE = 8192  # entries that are fetched at once
 TIMEOUT = 120.0  # seconds for one request
 SETTLE = 600.0  # seconds for an index to be built
 
-EXACT = "FLAT IP"
+EXACT = "FLAT IP"  # index and metric that lose nothing
 NOT_LOADED = 101  # Milvus's code of a collection that is not in memory
 # Its codes of a server that cannot be reached, starts or stops; of a collection that is being loaded, of a
 # channel or a node that is not there yet.
@@ -77,11 +77,11 @@ class MilvusIndex(ServerIndex):
         try:
             import pymilvus
         except ImportError as error:
-            raise needs(_shown(url), "milvus", error) from error
+            raise needs(shown(url), "milvus", error) from error
         # It prints errors that it also raises.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
         self._pymilvus = pymilvus
-        self._name, self._server, self._token, self._collection = _parsed(url)
+        self._name, self._server, self._token, self._collection = milvus_address(url)
         self._client: MilvusClient | None = None
         self._lock = threading.Lock()
         self._was_open = False
@@ -89,8 +89,8 @@ class MilvusIndex(ServerIndex):
     def _read_metadata(self) -> None:
         described = self._call("describe_collection")
         self._metadata = metadata_of(self.name, described["properties"].get(_PROPERTY))
-        described = self._describe_index()
-        self._index = None if described == EXACT else described
+        index = self._describe_index()
+        self._index = None if index is None or index.startswith(EXACT) else index
         self._call("load_collection")
 
     @classmethod
@@ -147,10 +147,10 @@ class MilvusIndex(ServerIndex):
         self._call("flush")
         until = time.monotonic() + SETTLE
         while True:
-            pending = self._call("describe_index", index_name="vector")["pending_index_rows"]
+            state = self._index_state() or {"pending_index_rows": 0}
             segments = self._call("list_loaded_segments")
             sealed = sum(one.num_rows for one in segments if "ealed" in str(one.state))
-            if pending == 0 and sealed >= len(self):
+            if state["pending_index_rows"] == 0 and sealed >= len(self):
                 return
             if time.monotonic() > until:
                 raise StoreError(
@@ -206,10 +206,13 @@ class MilvusIndex(ServerIndex):
         queries = self._checked_queries(queries, k)
         hidden = f"not ({_one_of('id', list(map(encoded, exclude)))})" if exclude else ""
         exact = self.approximate is None
+        count = k + EXTRA if exact else 10 * k + EXTRA
+        step = max(1, min(QUERIES, 2 * MOST_RESULTS // count))
         results = []
-        for page in self._pages(list(queries)):
+        for start in range(0, len(queries), step):
+            page = queries[start : start + step]
             units = [unit_query(query) for query in page]
-            answers = self._nearest(units, k + EXTRA if exact else 10 * k + EXTRA, hidden)
+            answers = self._nearest(units, count, hidden)
             for query, unit, answer in zip(page, units, answers, strict=True):
 
                 def ask(count: int, unit: Array = unit) -> Answer:
@@ -294,7 +297,8 @@ class MilvusIndex(ServerIndex):
             rows = {row["id"]: row for row in page}
             for name in sorted(rows):
                 yield rows[name]
-            if len(page) < PAGE:
+            # A page may be short though more follow: it ends with the last id of which Milvus is sure.
+            if not rows:
                 return
             last = max(rows)
 
@@ -311,10 +315,14 @@ class MilvusIndex(ServerIndex):
     def _write_metadata(self) -> None:
         self._call("alter_collection_properties", properties={_PROPERTY: self._metadata.text()})
 
+    def _index_state(self) -> dict[str, Any] | None:
+        names = self._call("list_indexes", field_name="vector")
+        return dict(self._call("describe_index", index_name=names[0])) if names else None
+
     def _describe_index(self) -> str | None:
-        if "vector" not in self._call("list_indexes"):
+        state = self._index_state()
+        if state is None:
             return None
-        state = self._call("describe_index", index_name="vector")
         known = ("total_rows", "indexed_rows", "pending_index_rows", "state", "field_name", "index_name")
         rest = {key: value for key, value in sorted(state.items()) if key not in known}
         kind, metric = rest.pop("index_type"), rest.pop("metric_type")
@@ -366,28 +374,6 @@ class MilvusIndex(ServerIndex):
                 f"{name}: the server cannot be reached or has gone ({why}); see whether it runs"
             )
         return StoreError(f"{name}: the server refused ({why})")
-
-
-def _parsed(url: str) -> tuple[str, str, str, str]:
-    """The URL without a password, the server's address, ``user:password`` or nothing, and the collection."""
-    shown = _shown(url)
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 19530
-    except ValueError as error:
-        raise StoreError(f"{printable(shown)}: is no URL ({error})") from error
-    collection = parts.path.strip("/")
-    if not parts.hostname or not collection or "/" in collection or parts.query:
-        raise StoreError(f"{printable(shown)}: must be milvus://HOST:PORT/COLLECTION")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    token = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
-    return shown, f"http://{host}:{port}", token, unquote(collection)
-
-
-def _shown(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    before, at, after = rest.rpartition("@")
-    return f"{scheme}://{before.partition(':')[0]}{at}{after}"
 
 
 def _quoted(text: str) -> str:

@@ -9,12 +9,12 @@ import os
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 
 from ..errors import StoreError, printable
 from ..types import Array
+from .address import postgres_address, shown
 from .remote import (
     EXTRA,
     Answer,
@@ -67,9 +67,9 @@ class PostgresIndex(ServerIndex):
             from pgvector.psycopg import register_vector
             from psycopg import sql
         except ImportError as error:
-            raise needs(_shown(url), "postgres", error) from error
+            raise needs(shown(url), "postgres", error) from error
         self._psycopg, self._register, self._sql = psycopg, register_vector, sql
-        self._name, self._server, table = _parsed(url)
+        self._name, self._server, table = postgres_address(url)
         # Quoted, as ``to_regclass`` reads it.
         self._table = '"' + table.replace('"', '""') + '"'
         self._identifier = sql.Identifier(table)
@@ -324,33 +324,6 @@ class PostgresIndex(ServerIndex):
         if isinstance(error, self._psycopg.errors.FeatureNotSupported | self._psycopg.errors.UndefinedFile):
             return StoreError(f"{name}: {why}; install pgvector on the server")
         return StoreError(f"{name}: the server refused ({why})")
-
-
-def _parsed(url: str) -> tuple[str, str, str]:
-    """The URL without a password, the URL that libpq takes, and the table."""
-    shown = _shown(url)
-    try:
-        parts = urlsplit(url)
-        query = parse_qsl(parts.query, keep_blank_values=True)
-    except ValueError as error:
-        raise StoreError(f"{printable(shown)}: is no URL ({error})") from error
-    tables = [value for key, value in query if key == "table"]
-    if len(tables) != 1 or not tables[0]:
-        raise StoreError(f"{printable(shown)}: names no table; add ?table=NAME")
-    if len(tables[0].encode("utf-8", "replace")) > 63:
-        raise StoreError(f"{printable(shown)}: the table's name is longer than PostgreSQL's 63 bytes")
-    rest = urlencode([(key, value) for key, value in query if key != "table"])
-    return shown, urlunsplit(parts._replace(query=rest)), tables[0]
-
-
-def _shown(url: str) -> str:
-    """Without a password, which is in the address or a parameter."""
-    before, at, after = url.partition("://")[2].rpartition("@")
-    if at:
-        url = f"{url.partition('://')[0]}://{before.partition(':')[0]}@{after}"
-    path, mark, query = url.partition("?")
-    kept = [part for part in query.split("&") if not part.startswith(("password=", "sslpassword="))]
-    return path + mark + "&".join(kept)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

@@ -17,7 +17,6 @@ from ..results import Embedded
 from ..types import Array
 from .store import MissingImageError, Recall, VectorStore
 
-ENOUGH = 0.99  # a search in an index of less says so
 DEPTH = 10  # results of a query
 FILES = 100_000  # that are looked for, at random
 BATCH = 1000  # vectors that are fetched at once

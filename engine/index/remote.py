@@ -148,7 +148,7 @@ def rank(
         name: of the index, for errors.
         query: (D,) of any length.
         k: how many.
-        answer: what the server gave for ``k + EXTRA``.
+        answer: what the server gave for ``k + EXTRA``, or for more.
         ask: for more.
         exact: whether the server looks at all images, so that more are worth asking for.
 
@@ -166,7 +166,8 @@ def rank(
         scores = exact_scores(vectors, np.arange(len(vectors)), query)
         ranked = sorted((-score, row.entry.id) for score, row in zip(scores, answer.rows, strict=True))
         best = [(one, -score) for score, one in ranked[:k]]
-        if not exact or answer.complete or (best and best[-1][1] > norm * (answer.least + margin)):
+        sure = len(best) == k and best[-1][1] > norm * (answer.least + margin)
+        if sure or answer.complete or not exact:
             return best
         asked *= 4
         answer = ask(asked)
@@ -178,7 +179,7 @@ def check_sound(name: str, rows: Iterable[Row]) -> None:
         if not is_sound(row):
             raise StoreError(
                 f"{printable(name)}: the image {printable(row.entry.id)} is damaged; see how much is with: "
-                f"simmap index check {name}, then remove it and add it again"
+                f"simmap index check '{printable(name)}', then remove it and add it again"
             )
 
 

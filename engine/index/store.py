@@ -14,6 +14,7 @@ from ..errors import DecompositionError, StoreError, printable
 from ..files import absolute
 from ..types import Array
 
+ENOUGH = 0.99  # recall; a search in an approximate index of less says so
 TOLERANCE = 1e-3  # of a vector's length from 1, when it is added
 
 

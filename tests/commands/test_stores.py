@@ -1,13 +1,16 @@
 """``simmap`` on indexes of servers, and on names that are none."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Server
+from servers import Postgres, Server
 
 from common import ARTIFACTS, Simmap, failed, report
+from simmap.engine import open_index
+from simmap.engine.index.store import Recall
 
 AVG = ARTIFACTS / "avg.onnx"
 
@@ -63,6 +66,32 @@ def test_the_commands_give_on_a_server_what_they_give_on_a_folder(
     copied = report(simmap("index", "copy", there, "back", "--json"))
     assert (copied["images"], copied["copied"], copied["kept"]) == (6, 6, 0)
     assert simmap("index", "copy", there, "back").stdout == "back: 0 copied, 6 kept, all compared\n"
+
+
+def test_an_approximate_index_says_what_it_misses(simmap: Simmap, folder: Path, postgres: Postgres) -> None:
+    there = postgres.url("coarse")
+    assert report(simmap("index", "build", "photos", "-o", there, "--model", AVG, "--json"))["added"] == 7
+    postgres.execute("CREATE INDEX ON coarse USING hnsw ((vector::halfvec(8)) halfvec_cosine_ops)")
+    query = ["photos/fruits.jpg", "--region", "0,0,100,100", "--json"]
+    failed(simmap("search", there, *query), "has an approximate index (CREATE INDEX coarse_vector_idx")
+    measured = report(simmap("index", "check", there, "--recall", "--json"))["recall"]
+    assert (measured["whole"], measured["region"], measured["queries"]) == (1, 1, 7)
+    assert "halfvec" in measured["approximate"]
+    found = report(simmap("search", there, *query))["results"]
+    open_index(there).record_recall(Recall(0.995, 0.5, 7, 7))
+    done = simmap("search", there, *query)
+    assert done.returncode == 0 and json.loads(done.stdout)["results"] == found
+    assert done.stderr == (
+        f"simmap: {there} is searched approximately; it finds 0.995 of the 10 best images and 0.500 of those "
+        "by region\n"
+    )
+    # Without the index everything is looked at again, and with another one nothing is known.
+    postgres.execute("DROP INDEX coarse_vector_idx")
+    assert report(simmap("search", there, *query))["results"] == found
+    postgres.execute("CREATE INDEX ON coarse USING ivfflat (vector vector_l2_ops) WITH (lists = 1)")
+    failed(simmap("search", there, *query), "whose recall is unknown")
+    report(simmap("index", "check", there, "--recall", "--json"))
+    assert report(simmap("search", there, *query))["results"] == found
 
 
 @pytest.mark.parametrize(

@@ -5,32 +5,35 @@ RUNTIME ?= .venv-runtime
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 TYPES := build/types
-ENGINE_TESTS := tests/engine tests/commands tests/fuzz
+NODE := build/node
+TYPESCRIPT := 5.9.3
+ORT_WEB := 1.30.0
+ENGINE_TESTS := tests/engine tests/commands tests/fuzz tests/server tests/page
 # What needs matplotlib, torch or onnx, and what would notice that torch beside the engine breaks something.
 SMOKE_TESTS := tests/engine/test_curves.py tests/engine/test_decompose.py tests/engine/test_engine.py \
 	$(addprefix tests/commands/test_,compare.py curves.py escapes.py export.py outputs.py) \
 	$(addprefix tests/fuzz/test_,checkpoints.py yaml.py)
 
-.PHONY: demo test test-runtime test-rest check docs bench fuzz format lint types model clean
+.PHONY: demo test test-runtime test-rest check docs page bench fuzz mutants format lint types model clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg --force
 
 # All tests, in one environment.
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(NODE)/.installed
 	$(BIN)/python -m pytest -n auto
 
-# The tests of engine and command line, in an environment without torch, onnx or anything else of export's.
-test-runtime: $(RUNTIME)/.test
+# The tests of engine, command line, server and page, without torch, onnx or anything else of export's.
+test-runtime: $(RUNTIME)/.test $(NODE)/.installed
 	! $(RUNTIME)/bin/python -c 'import torch' 2>/dev/null
 	! $(RUNTIME)/bin/python -c 'import onnx' 2>/dev/null
 	$(RUNTIME)/bin/python -m pytest -n auto $(ENGINE_TESTS)
 
 # The others, and some of these beside torch.
-test-rest: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto $(SMOKE_TESTS) tests/export $(wildcard tests/test_*.py)
+test-rest: $(VENV)/.dev $(NODE)/.installed
+	$(BIN)/python -m pytest -n auto $(SMOKE_TESTS) tests/export tests/edge $(wildcard tests/test_*.py)
 
-check: lint types docs test-runtime test-rest
+check: lint types page docs test-runtime test-rest
 
 # One table of ratios; more with, for example: make bench BENCH="--full --json bench.json --plot growth.png"
 bench: $(VENV)/.bench
@@ -51,7 +54,11 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	mkdir -p $(TYPES) && ln -sfn ../.. $(TYPES)/simmap
-	MYPYPATH=$(TYPES) $(BIN)/mypy --strict -p simmap.engine -p simmap.export -p simmap.commands -m simmap.cli
+	MYPYPATH=$(TYPES) $(BIN)/mypy --strict -p simmap.engine -p simmap.export -p simmap.commands -p simmap.server -m simmap.cli
+
+# The types of the page's modules.
+page: $(NODE)/.installed
+	$(NODE)/node_modules/.bin/tsc --project server/page
 
 # The documentation with the API reference, into build/site; a broken link is an error.
 docs: $(VENV)/.dev
@@ -71,12 +78,19 @@ clean:
 	touch $@
 
 $(RUNTIME)/.test: $(RUNTIME)/.runtime
-	$(RUNTIME)/bin/python $(PIP) hypothesis pytest pytest-xdist
+	$(RUNTIME)/bin/python $(PIP) -e '.[cpu,server,milvus,postgres,test]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python $(PIP) -e '.[dev]'
 	touch $@
+
+# The compiler that checks the page's types, and the runtime of the page's tests.
+$(NODE)/.installed: Makefile
+	mkdir -p $(NODE)
+	if command -v npm >/dev/null; then npm install --silent --no-save --no-audit --no-fund --prefix $(NODE) \
+		typescript@$(TYPESCRIPT) onnxruntime-web@$(ORT_WEB) && touch $@; \
+	else echo "no npm: tests of the page are skipped; install it with: apt-get install npm"; fi
 
 $(VENV)/.bench: $(VENV)/.runtime
 	$(BIN)/python $(PIP) -e '.[bench]'

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @make_command("site", "simmap site out --model model.onnx")
 @click.argument("out", metavar="[OUT]", type=FOLDER, required=False, help="Folder to write.")
 @click.option("--model", type=FILE, help="Artifact (.onnx); by default the one that ships.")
-@click.option("--ort", type=FOLDER, help="Folder of onnxruntime-web's files; by default they come from npm.")
+@click.option("--ort", type=FOLDER, help="Folder of onnxruntime-web's files; by default npm fetches them.")
 @click.option(
     "--webgpu", is_flag=True,
     help="Run on the visitor's GPU where there is one: such browsers load 12 MB more. For large networks.",
@@ -78,13 +78,10 @@ def _write(site: "Path", model: "Path", ort: str | None, *, webgpu: bool, force:
     from simmap.server import ort_web
     from simmap.server.site import check_site, read_contract, write_site
 
-    from .shared.progress import progress
-
     check_site(site, force=force)
     read_contract(model)
     builds = (ort_web.CPU, ort_web.WEBGPU) if webgpu else (ort_web.CPU,)
-    with progress("MB of onnxruntime-web") as draw:
-        runtime = ort_web.from_npm(draw, builds) if ort is None else ort_web.from_folder(Path(ort), builds)
+    runtime = ort_web.from_npm(builds) if ort is None else ort_web.from_folder(Path(ort), builds)
     contract = write_site(site, model, runtime, force=force)
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     facts = {

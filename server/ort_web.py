@@ -1,10 +1,11 @@
-"""The pinned files of onnxruntime-web, from npm's registry or from a folder, each checked by its hash."""
+"""The pinned files of onnxruntime-web, from npm or from a folder, each checked by its hash."""
 
 import hashlib
-import io
+import shutil
+import subprocess
 import tarfile
-import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +44,9 @@ HASHES = {  # sha256
     WEBGPU.loader: "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
     WEBGPU.wasm: "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
 }
-URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
-TIMEOUT = 60.0  # seconds without an answer
-_MOST_BYTES = 200_000_000
-_OFFLINE = f"or give the folder of its files with --ort (npm pack onnxruntime-web@{VERSION})"
+PACKAGE = f"onnxruntime-web@{VERSION}"
+TIMEOUT = 300.0  # seconds for a package of 33 MB
+_OFFLINE = f"give the folder of its files with --ort (npm pack {PACKAGE})"
 
 
 def from_folder(folder: Path, builds: Sequence[Build] = (CPU,)) -> dict[str, bytes]:
@@ -65,32 +65,29 @@ def from_folder(folder: Path, builds: Sequence[Build] = (CPU,)) -> dict[str, byt
         except OSError as error:
             raise ConfigError(
                 f"{printable(str(path))}: cannot be read ({error.strerror}); give --ort the folder of "
-                f"onnxruntime-web {VERSION} (npm pack onnxruntime-web@{VERSION})"
+                f"onnxruntime-web {VERSION} (npm pack {PACKAGE})"
             ) from None
         if not _is_right(name, files[name]):
             raise ConfigError(
                 f"{printable(str(path))}: is not that of onnxruntime-web {VERSION}; "
-                f"get it with: npm pack onnxruntime-web@{VERSION}"
+                f"get it with: npm pack {PACKAGE}"
             )
     return files
 
 
-def from_npm(on_progress: Callable[[int, int], None], builds: Sequence[Build] = (CPU,)) -> dict[str, bytes]:
-    """The files of builds by name, from the user's cache, else downloaded from npm's registry and kept there.
-
-    Args:
-        builds: which.
-        on_progress: called with the megabytes loaded so far and in all.
+def from_npm(builds: Sequence[Build] = (CPU,)) -> dict[str, bytes]:
+    """The files of builds by name, from the user's cache, else fetched by the npm client and kept there.
 
     Raises:
-        ConfigError: the registry is out of reach, or gives something else.
+        ConfigError: there is no npm, it cannot fetch the package, or the package holds something else.
     """
     cache = cache_folder()
     kept = None if cache is None else cache / f"onnxruntime-web-{VERSION}"
     if kept is not None:
         with suppress(ConfigError):
             return from_folder(kept, builds)
-    files = _unpack(_download(on_progress), _names(builds))
+    with tempfile.TemporaryDirectory() as folder:
+        files = _unpack(_fetch(Path(folder)), _names(builds))
     if kept is not None:
         with suppress(OSError):
             kept.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,32 +96,36 @@ def from_npm(on_progress: Callable[[int, int], None], builds: Sequence[Build] = 
     return files
 
 
-def _download(on_progress: Callable[[int, int], None]) -> bytes:
+def _fetch(folder: Path) -> Path:
+    """The package as npm's client puts it into ``folder``, from the registry that the user has set up."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ConfigError(f"no npm to fetch {PACKAGE} with: install Node.js, or {_OFFLINE}")
+    command = [npm, "pack", PACKAGE, "--silent", "--pack-destination", str(folder)]
     try:
-        with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
-            total = int(response.headers.get("Content-Length") or 0)
-            received = io.BytesIO()
-            while (block := response.read(1 << 20)) and received.tell() < _MOST_BYTES:
-                received.write(block)
-                on_progress(received.tell() // 1_000_000, total // 1_000_000)
-            return received.getvalue()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise ConfigError(f"{URL}: cannot be downloaded ({reason}); try again, {_OFFLINE}") from None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=folder)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"npm cannot fetch {PACKAGE} ({error}); try again, or {_OFFLINE}") from None
+    found = next(folder.glob("*.tgz"), None)
+    if done.returncode != 0 or found is None:
+        raise ConfigError(
+            f"npm cannot fetch {PACKAGE} (exit code {done.returncode}); try again, or {_OFFLINE}"
+        )
+    return found
 
 
-def _unpack(archive: bytes, names: Iterable[str]) -> dict[str, bytes]:
+def _unpack(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
     files = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
+        with tarfile.open(archive, mode="r:gz") as opened:
             for name in names:
                 member = opened.extractfile(f"package/dist/{name}")
                 files[name] = b"" if member is None else member.read()
     except (tarfile.TarError, EOFError, OSError, KeyError) as error:
-        raise ConfigError(f"{URL}: is not the package that it should be ({error}); {_OFFLINE}") from None
+        raise ConfigError(f"{PACKAGE}: is not the package that it should be ({error}); {_OFFLINE}") from None
     for name, data in files.items():
         if not _is_right(name, data):
-            raise ConfigError(f"{URL}: its {name} has another checksum than it should; {_OFFLINE}")
+            raise ConfigError(f"{PACKAGE}: its {name} has another checksum than it should; {_OFFLINE}")
     return files
 
 

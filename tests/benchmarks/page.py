@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         site = Path(temporary) / "site"
-        runtime = from_folder(ORT_WEB) if ORT_WEB.is_dir() else from_npm(lambda *_: None)
+        runtime = from_folder(ORT_WEB) if ORT_WEB.is_dir() else from_npm()
         write_site(site, options.model, runtime)
         (site / "blank.html").write_text("<!doctype html><title>blank</title><link rel=icon href=data:,>")
         with open_server(site, 0) as server:

@@ -13,7 +13,7 @@ import pytest
 from page_common import ORT_WEB
 
 from common import ARTIFACTS, MODEL, ROOT, Simmap, failed, report
-from simmap.server.ort_web import CPU, VERSION, WEBGPU
+from simmap.server.ort_web import CPU, PACKAGE, VERSION, WEBGPU
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -114,11 +114,15 @@ def test_the_runtime_is_kept_in_the_cache_of_the_user(simmap: Simmap, tmp_path: 
     kept.mkdir(parents=True)
     for name in CPU.names:
         shutil.copy(ORT_WEB / "dist" / name, kept)
-    offline = {"https_proxy": "http://127.0.0.1:9", "SIMMAP_CACHE": str(tmp_path / "cache")}
+    offline = {
+        "npm_config_offline": "true",
+        "npm_config_cache": str(tmp_path / "npm"),
+        "SIMMAP_CACHE": str(tmp_path / "cache"),
+    }
     report(simmap("site", "out", "--json", **offline))
     (kept / "ort.wasm.min.mjs").write_text("damaged")
     done = simmap("site", "other", **offline)
-    failed(done, "registry.npmjs.org")
+    failed(done, f"npm cannot fetch {PACKAGE}")
     assert "--ort" in done.stderr
 
 

@@ -232,6 +232,17 @@ def test_models_and_indexes_that_cannot_be_opened_are_one_line(simmap: Simmap, t
     failed(simmap("serve", "--port", 0, "--index", index.path, "--model", MAX), "was built by another model")
 
 
+def test_a_small_answer_does_not_wait_for_an_acknowledgement(served: Served) -> None:
+    seconds = []
+    with served.client() as client:
+        for _ in range(30):
+            started = time.perf_counter()
+            client.get("/healthz")
+            seconds.append(time.perf_counter() - started)
+    # With Nagle's algorithm all but the first few take 40 ms, on any machine.
+    assert sorted(seconds)[len(seconds) // 3] < 0.03
+
+
 def test_a_server_that_is_open_without_a_key_says_so() -> None:
     with serving("--host", "0.0.0.0") as served:
         assert (

@@ -35,8 +35,8 @@ def token_reference(graph: Graph, tokens: Tokens, exposure: Exposure) -> Referen
     Returns:
         A function that gives, by name, pairs of what is summed and what the source has:
 
-        - ``embedding`` and ``parts``: the artifact's against the source's; with gates behind the token, the
-          feature in front of them and what places add to it in place of ``parts``;
+        - ``embedding`` and ``parts``: the artifact's against the source's; with gates behind the token,
+          ``feature`` in front of them and ``feature parts`` in place of ``parts``;
         - ``tokens`` and ``last_attention``: likewise;
         - ``blocks``: for each attention branch, the sum over all tokens and b_O against the branch;
         - ``state``: the sum of all branches against the last state;
@@ -67,10 +67,13 @@ def token_reference(graph: Graph, tokens: Tokens, exposure: Exposure) -> Referen
             vectors = expected["tokens"]
             flat = run_tail(gated, vectors.reshape(-1, vectors.shape[-1]))
             expected["tokens"] = flat.reshape(*vectors.shape[:-1], -1)
-        ours = {"parts": "parts"} if gated is None else {TOKEN_TAIL[0]: "head", TOKEN_TAIL[1]: "parts"}
-        ours |= {name: name for name in ("embedding", *OPTIONAL)}
+        pairs = {name: (name, name) for name in ("embedding", *OPTIONAL)}
+        if gated is None:
+            pairs["parts"] = ("parts", "parts")
+        else:
+            pairs |= {"feature": (TOKEN_TAIL[0], "head"), "feature parts": (TOKEN_TAIL[1], "parts")}
         return {
-            **{name: (found[name], expected[theirs].astype(np.float32)) for name, theirs in ours.items()},
+            **{name: (found[ours], expected[own].astype(np.float32)) for name, (ours, own) in pairs.items()},
             **{name: (summed[name], expected[name]) for name in PROOFS},
         }
 

@@ -54,7 +54,7 @@ class _Axis:
     def weights(self, cells: int) -> Array:
         """(SIDE, cells): the weight of each cell in the mean over each block."""
         at = np.clip(self._points * cells - 0.5, 0, cells - 1)
-        low = np.minimum(at.astype(np.intp), max(cells - 2, 0))
+        low = at.astype(np.intp)
         weights = np.zeros((len(at), cells))
         weights[np.arange(len(at)), low] = 1 - (at - low)
         weights[np.arange(len(at)), np.minimum(low + 1, cells - 1)] += at - low

@@ -92,8 +92,9 @@ def _graph(model: Path, described: PairContract) -> onnx.ModelProto:
     except ExportError:
         raise
     except Exception as error:  # the onnx package's exceptions share no base class
+        reason = one_line(error) or type(error).__name__
         raise ExportError(
-            f"{printable(str(model))}: no pair graph can be made of it ({one_line(error)}); export it again"
+            f"{printable(str(model))}: no pair graph can be made of it ({reason}); export it again"
         ) from error
 
 

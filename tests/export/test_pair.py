@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import networks
-from checks import run_export, write
+from checks import MEAN, STD, run_export, write
 from common import ARTIFACTS, MODEL, PHOTOS
 from simmap.engine import Engine
 from simmap.engine.contract import CONTRACT_KEY, Contract, InputSpec
@@ -30,7 +30,9 @@ from simmap.engine.options import Options
 from simmap.engine.pair import PairContract
 from simmap.engine.runtime.fingerprint import fingerprint, read_stored
 from simmap.engine.runtime.session import open_session, read_pair
+from simmap.export.exporter import export
 from simmap.export.pair import export_pair
+from simmap.export.recipe import load_recipe
 from simmap.export.surgery.pairing import pair_graph
 
 Array = npt.NDArray[Any]
@@ -196,6 +198,14 @@ def test_networks_of_many_forms_pass_the_gate(case: str, tmp_path: Path) -> None
         report = export_pair(artifact, tmp_path / "pair.onnx", points=True, photo=photo, force=True)
         opset = next(o.version for o in onnx.load(str(artifact)).opset_import if o.domain == "")
         assert report.opset == (max(opset, 11) if photo else opset)
+
+
+def test_the_patch_tokens_of_a_transformer_pass_the_gate(tmp_path: Path) -> None:
+    recipe = {"module": "tiny_transformers:vit", "size": "48x64", "mean": list(MEAN), "std": list(STD)}
+    artifact = export(load_recipe(None, recipe), tmp_path / "vit.onnx", trust=True)
+    assert artifact.contract.pooling == "token"
+    report = export_pair(artifact.path, tmp_path / "pair.onnx", points=True)
+    assert max(report.contract.parity.values()) <= 1e-5
 
 
 def test_a_tensor_of_the_network_may_have_any_name(tmp_path: Path) -> None:

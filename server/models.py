@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simmap.engine.engine import Engine
-from simmap.engine.index.embedded import Index
+from simmap.engine.index.opening import open_index
+from simmap.engine.index.store import VectorStore
 
 from .settings import Settings
 
@@ -18,7 +19,7 @@ class Opened:
     """A model, and the index that it made. A request keeps both until it ends."""
 
     engine: Engine
-    index: Index | None
+    index: VectorStore | None
 
     def about(self) -> dict[str, str | int]:
         """The model, as answers name it."""
@@ -44,7 +45,7 @@ class Models:
         """Open model and index.
 
         Raises:
-            As ``Engine`` and ``Index``; StoreError also where another model made the index.
+            As ``Engine`` and ``open_index``; StoreError also where another model made the index.
         """
         self._settings, self._lock = settings, threading.Lock()
         self.current = self._open()
@@ -60,7 +61,7 @@ class Models:
 
     def _open(self) -> Opened:
         settings = self._settings
-        index = None if settings.index is None else Index(settings.index)
+        index = None if settings.index is None else open_index(settings.index)
         made_by = index.model if index is not None and Path(index.model).is_file() else None
         engine = Engine(options=settings.engine_options(made_by))
         if index is not None:

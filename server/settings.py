@@ -51,7 +51,7 @@ class Settings:
 
     Attributes:
         model: path of the artifact; None takes the index's model, or the one that ships.
-        index: folder of an index to search; None serves none.
+        index: name of an index to search, a folder or a URL; None serves none.
         host, port: where to listen; port 0 takes a free one.
         reuse_port: let several processes listen on the same port, among which the system shares the
             connections (Linux).

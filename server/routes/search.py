@@ -11,9 +11,9 @@ from fastapi import APIRouter, Query, Request, Response
 from simmap.engine.errors import ImageError, StoreError
 from simmap.engine.images.decode import load
 from simmap.engine.images.resize import resize
-from simmap.engine.index.embedded import Index
 from simmap.engine.index.explain import explain
 from simmap.engine.index.search import search as search_index
+from simmap.engine.index.store import VectorStore
 from simmap.engine.types import Box
 
 from .. import answers
@@ -39,7 +39,7 @@ _REGIONS: dict[str, Any] = {
 }
 
 
-def index_of(opened: Opened) -> Index:
+def index_of(opened: Opened) -> VectorStore:
     """The index.
 
     Raises:

@@ -144,7 +144,8 @@ def measured(engine: Engine, asked: list[Question], clients: int, options: Setti
     note = (
         f"{figures['requests_s']:.1f}/s, p50 {middle:.0f}, p99 {late:.0f} ms; CPU: "
         f"{figures['server_cpu_ms']:.1f} ms (in process {figures['own_cpu_ms']:.1f}, "
-        f"client {figures['client_cpu_ms']:.1f}); peak {peak:.0f} MB; {figures['shed']:.1%} shed, {total.wrong} wrong"
+        f"client {figures['client_cpu_ms']:.1f}); peak {peak:.0f} MB; {figures['shed']:.1%} shed, "
+        f"{total.wrong} wrong"
     )
     name = f"serve comparisons, {clients} clients / in process"
     return Row(name, *quartiles(ratios), ">= 0.9", "; ".join(filter(None, [note, told])), figures)

@@ -88,7 +88,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 # The compiler that checks the page's types, and the runtime of the page's tests.
 $(NODE)/.installed: Makefile
 	mkdir -p $(NODE)
-	if command -v npm >/dev/null; then npm install --silent --no-save --no-audit --no-fund --prefix $(NODE) \
+	if command -v npm >/dev/null; then npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix $(NODE) \
 		typescript@$(TYPESCRIPT) onnxruntime-web@$(ORT_WEB) && touch $@; \
 	else echo "no npm: tests of the page are skipped; install it with: apt-get install npm"; fi
 

@@ -4,14 +4,14 @@ import os
 
 import click
 
-from .shared.parameters import FILE, FOLDER
+from .shared.parameters import FILE, INDEX
 
 
 @click.command("serve", epilog="\b\nexample: simmap serve --index photos.index --config server.yaml")
 @click.option(
     "--model", type=FILE, help="Artifact (.onnx); by default that of the index, or the one that ships."
 )
-@click.option("--index", type=FOLDER, help="Folder of an index to search in.")
+@click.option("--index", type=INDEX, help="Folder or URL of an index to search in.")
 @click.option("--host", metavar="ADDRESS", help="Where to listen (default: 127.0.0.1).")
 @click.option(
     "--port", type=click.IntRange(0, 65535), metavar="PORT", help="Port (default: 8000; 0: a free one)."

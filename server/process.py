@@ -77,7 +77,7 @@ def _report(service: Service, listener: socket.socket) -> None:
                 "model": str(opened.engine.model),
                 "fingerprint": opened.engine.contract.fingerprint,
                 "device": opened.engine.device,
-                "index": None if opened.index is None else str(opened.index.path),
+                "index": None if opened.index is None else opened.index.name,
                 "threads": service.pool.threads,
                 "keys": len(service.settings.keys),
             }

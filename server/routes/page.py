@@ -1,10 +1,10 @@
 """The page: files that everybody may read, and what tells it to ask this server."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
 
 from simmap.engine.engine import DEFAULT_MODEL
 
@@ -14,26 +14,35 @@ FOLDER = Path(__file__).resolve().parents[1] / "page"
 _EXAMPLES = DEFAULT_MODEL.parent / "photos"
 
 
-class Files(StaticFiles):
-    """Files with the security headers of the page."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, and let the observer know whose answer it is."""
-        scope["simmap.page"] = True
-        scope["state"]["page"] = True
-        await super().__call__(scope, receive, send)
-
-
 def add_page(app: FastAPI) -> None:
-    """Serve the page at ``/``, where it is installed."""
+    """Serve the page at ``/``, where it is installed.
+
+    Each file has a route of its own: no path of a client is ever looked up, and no route of the interface is
+    hidden behind a folder.
+    """
     if not (FOLDER / "index.html").is_file():
         return
-    examples = sorted(_EXAMPLES.glob("*.jpg"))[:2]
-    config = {"backend": "remote", "examples": [f"examples/{path.name}" for path in examples]}
+    page, photos = StaticFiles(directory=FOLDER), StaticFiles(directory=_EXAMPLES)
+    examples = [path.name for path in sorted(_EXAMPLES.glob("*.jpg"))[:2]]
+    config = {"backend": "remote", "examples": [f"examples/{name}" for name in examples]}
 
-    @app.get("/config.json", include_in_schema=False)
-    async def config_json() -> Response:
+    async def about(request: Request) -> Response:
+        request.scope["simmap.page"] = True
         return answers.as_json(answers.json_bytes(config))
 
-    app.mount("/examples", Files(directory=_EXAMPLES))
-    app.mount("/", Files(directory=FOLDER, html=True))
+    app.add_route("/", _serves(page, "index.html"), include_in_schema=False)
+    app.add_route("/config.json", about, include_in_schema=False)
+    for path in sorted(FOLDER.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(FOLDER).as_posix()
+            app.add_route(f"/{name}", _serves(page, name), include_in_schema=False)
+    for name in examples:
+        app.add_route(f"/examples/{name}", _serves(photos, name), include_in_schema=False)
+
+
+def _serves(folder: StaticFiles, name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def file(request: Request) -> Response:
+        request.scope["simmap.page"] = True
+        return await folder.get_response(name, request.scope)
+
+    return file

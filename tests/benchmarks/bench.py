@@ -31,6 +31,7 @@ NAMES = (
     "process",
     "growth",
     "gpu",
+    "serving",
 )
 PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "torch", "timm")
 

@@ -7,6 +7,8 @@ import httpx
 import pytest
 from serving import A, B, Served, files, problem
 
+from simmap.server.routes.page import FOLDER
+
 PAGE = "http://evil.example"
 
 
@@ -98,6 +100,20 @@ def test_every_answer_has_the_headers_that_keep_browsers_in(client: httpx.Client
         assert headers["cross-origin-embedder-policy"] == "require-corp"
         assert headers["cache-control"] == "no-store"
         assert "server" not in headers
+
+
+@pytest.mark.skipif(not (FOLDER / "index.html").is_file(), reason="this tree has no page")
+def test_the_page_is_kept_to_its_own_origin(client: httpx.Client) -> None:
+    page = client.get("/")
+    policy = page.headers["content-security-policy"]
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in policy and "unsafe-inline" not in policy and "http" not in policy
+    config = client.get("/config.json").json()
+    assert config["backend"] == "remote"
+    for path in config["examples"]:
+        assert client.get(f"/{path}").headers["content-type"] == "image/jpeg"
+    for path in ("/../app.py", "/%2e%2e/app.py", "/..%2fapp.py", "/examples/..%2f..%2fpyproject.toml"):
+        problem(client.get(path), 404)
 
 
 def test_addresses_and_methods_that_there_are_not(client: httpx.Client) -> None:

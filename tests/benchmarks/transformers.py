@@ -23,10 +23,7 @@ NETWORKS: list[tuple[str, list[str | None]]] = [("vit_small_patch16_224", [None,
 LARGE: list[tuple[str, list[str | None]]] = [
     ("deit_small_distilled_patch16_224", [None]),
     ("vit_small_patch14_reg4_dinov2", [None]),
-    ("vit_small_patch16_dinov3", [None]),
     ("vit_base_patch32_clip_224.openai", [None]),
-    ("eva02_tiny_patch14_224", [None]),
-    ("beit_base_patch16_224", [None]),
     ("vit_base_patch16_224", [None, "7x7"]),
 ]
 EXPECTED = {None: "<= 1.10", "7x7": "<= 1.05"}

@@ -18,6 +18,7 @@ What is measured is kept beside the artifact (``epoch_000.json``), so that a lon
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from simmap.engine.images.region import region_weights
 from simmap.engine.types import Pixels
 
 PANELS = {"recall_at_1": "recall@1", "map_at_r": "mAP@R", "share": "share of the score on the object"}
-COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 STYLES = ("-", "--", ":")
 
 
@@ -97,18 +97,18 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="picture of the curves: PNG, SVG or PDF")
     given = parser.parse_args()
     figure, axes = new_plot(len(PANELS))
-    for run, colour in zip(given.runs, COLOURS, strict=False):
-        for folder, style in zip(given.photos, STYLES, strict=False):
+    for number, run in enumerate(given.runs):
+        for folder, style in zip(given.photos, cycle(STYLES)):
             found = figures_of(run, folder, given.composites)
             for panel, name in zip(axes, PANELS, strict=True):
                 label = f"{run.name}, {folder}"
                 panel.plot(
                     list(found), [one[name] for one in found.values()],
-                    color=colour, linestyle=style, marker=".", linewidth=2, label=label,
+                    color=f"C{number}", linestyle=style, marker=".", linewidth=2, label=label,
                 )  # fmt: skip
     for panel, title in zip(axes, PANELS.values(), strict=True):
         panel.set(xlabel="epoch", ylabel=title)
-    axes[-1].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     if given.output is not None:
         figure.savefig(given.output, dpi=80)
 

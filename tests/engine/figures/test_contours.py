@@ -140,13 +140,14 @@ def test_nothing_is_drawn_where_nothing_is_positive() -> None:
 
 
 def test_a_contour_lies_where_its_cell_does_worked_out_by_hand() -> None:
-    # The left of two cells, 50 x 60 pixels from (10, 20) on. At unit 2 the lines are 1.6 and 2.2 pixels wide,
-    # so those at the map's edges lie 3.5 pixels inside: at 13.5 and 23.5, and at 76.5; the other at 60.5.
+    # The first of four cells, 50 x 30 pixels from (10, 20) on. At unit 2 lines are 1.6 and 2.2 pixels wide;
+    # those at the map's edges lie 3.5 pixels inside, at 13.5 and 23.5; the others at 60.5 and 50.5.
     picture = np.full((100, 130, 3), 128, np.uint8)
-    draw_contours(picture, np.array([[1.0, 0.0]]), (10, 20, 110, 80), 2.0)
+    draw_contours(picture, np.array([[1.0, 0.0], [0.0, 0.0]]), (10, 20, 110, 80), 2.0)
     light = (picture > 230).all(axis=-1)
-    assert np.flatnonzero(light[50]).tolist() == [12, 13, 14, 59, 60, 61]
-    assert np.flatnonzero(light[:, 35]).tolist() == [22, 23, 24, 75, 76, 77]
+    assert np.flatnonzero(light[35]).tolist() == [12, 13, 14, 59, 60, 61]
+    assert np.flatnonzero(light[:, 35]).tolist() == [22, 23, 24, 49, 50, 51]
+    assert not light[49:52, 59:62].any()  # a corner rounded by .3 of 30 pixels
 
 
 def test_places_of_a_map_of_any_size_count() -> None:

@@ -41,6 +41,7 @@ def test_inspect_describes_a_pair_graph(simmap: Simmap) -> None:
     assert facts["pooling"] == "avg" and facts["head"] == "affine with a bias"
     described = report(simmap("inspect", PAIR, "--json"))
     artifact = report(simmap("inspect", ARTIFACTS / "affine_bias.onnx", "--json"))
+    del artifact["graph"]  # the digest of another graph
     pair = described.pop("pair")
     assert pair["points"] and not pair["photo"] and pair["outputs"] == [*OUTPUTS, "points"]
     assert {**described, "model": 0} == {**artifact, "model": 0}

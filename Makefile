@@ -14,7 +14,7 @@ SMOKE_TESTS := tests/engine/test_curves.py tests/engine/test_decompose.py tests/
 	$(addprefix tests/commands/test_,compare.py curves.py escapes.py export.py outputs.py) \
 	$(addprefix tests/fuzz/test_,checkpoints.py yaml.py)
 
-.PHONY: demo test test-runtime test-rest check docs page bench fuzz mutants format lint types model clean
+.PHONY: demo test test-runtime test-rest check docs page bench fuzz mutants soak format lint types model clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg --force
@@ -43,6 +43,15 @@ bench: $(VENV)/.bench
 MINUTES ?= 30
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
+
+# Small changes of the code that no test notices; for example: make mutants MUTANTS="export --count 150 --seed 3"
+MUTANTS ?= engine --count 300
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutation/run.py $(MUTANTS)
+
+# Mixed load with bad input on a server for MINUTES: growth of memory, threads and descriptors.
+soak: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/soak.py --minutes $(MINUTES)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

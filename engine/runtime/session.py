@@ -228,8 +228,10 @@ def _create_whole(path: Path, options: Any, providers: list[Any]) -> Any:
     try:
         piece = b64decode(encoded, validate=True)
         # Protobuf's readers merge two messages of one field: nodes, weights and outputs are appended.
-        whole = path.read_bytes() + message(MODEL_GRAPH, piece)
-        return create_session(whole, options, providers)
+        whole = create_session(path.read_bytes() + message(MODEL_GRAPH, piece), options, providers)
+        if not set(OPTIONAL) <= {output.name for output in whole.get_outputs()}:
+            raise ValueError(f"it does not give {' and '.join(OPTIONAL)}")
+        return whole
     except (ArtifactError, OSError, ValueError) as error:
         raise ArtifactError(
             f"{printable(str(path))}: its {OPTIONAL_KEY} is no piece of its graph ({one_line(error)}); "

@@ -23,12 +23,12 @@ import networks
 from checks import MEAN, STD, run_export, write
 from common import ARTIFACTS, MODEL, PHOTOS
 from simmap.engine import Engine
-from simmap.engine.contract import CONTRACT_KEY, Contract, InputSpec
+from simmap.engine.contract import CONTRACT_KEY, GRAPH_KEY, Contract, InputSpec
 from simmap.engine.errors import ArtifactError, ExportError, PairGraphError
 from simmap.engine.images.preprocess import preprocess
 from simmap.engine.options import Options
 from simmap.engine.pair import PairContract
-from simmap.engine.runtime.fingerprint import fingerprint, read_stored
+from simmap.engine.runtime.fingerprint import fingerprint, graph_digest, read_stored
 from simmap.engine.runtime.session import open_session, read_pair
 from simmap.export.exporter import export
 from simmap.export.pair import export_pair
@@ -219,6 +219,8 @@ def test_a_tensor_of_the_network_may_have_any_name(tmp_path: Path) -> None:
     for node in model.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, metadata | {GRAPH_KEY: graph_digest(model.SerializeToString())})
     path = tmp_path / "renamed.onnx"
     onnx.save(model, str(path))
     export_pair(path, tmp_path / "pair.onnx", points=True)
@@ -300,6 +302,7 @@ def test_a_network_that_mixes_its_batch_fails_the_gate(tmp_path: Path) -> None:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     contract = json.loads(metadata[CONTRACT_KEY])
     contract["fingerprint"] = fingerprint(read_stored(model.SerializeToString()), contract)
+    metadata[GRAPH_KEY] = graph_digest(model.SerializeToString())
     onnx.helper.set_model_props(model, {**metadata, CONTRACT_KEY: json.dumps(contract)})
     path, output = tmp_path / "mixing.onnx", tmp_path / "pair.onnx"
     onnx.save(model, str(path))

@@ -23,7 +23,7 @@ from common import MODEL, PHOTOS, ROOT, Simmap
 from simmap.engine import Engine, decompose
 from simmap.engine.analysis.faithfulness import faithfulness
 from simmap.engine.analysis.orders import order_maps
-from simmap.engine.contract import OPTIONAL_KEY
+from simmap.engine.contract import GRAPH_KEY, OPTIONAL_KEY
 from simmap.engine.errors import SimmapError
 from simmap.engine.images.preprocess import preprocess
 from simmap.engine.runtime.session import Session, open_session
@@ -384,7 +384,7 @@ def test_faithfulness_measures_the_orders_of_tokens(whole: Path) -> None:
 def test_an_artifact_without_the_tokens_is_measured_without_them(whole: Path, tmp_path: Path) -> None:
     # given an artifact as an older simmap wrote it
     model = onnx.load(str(whole))
-    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != OPTIONAL_KEY}
+    kept = {e.key: e.value for e in model.metadata_props if e.key not in (OPTIONAL_KEY, GRAPH_KEY)}
     onnx.helper.set_model_props(model, kept)
     onnx.save(model, str(tmp_path / "old.onnx"))
     names = [str(path) for path in sorted(PHOTOS.glob("*.jpg"))]

@@ -6,7 +6,7 @@
 
 import { contextOf, find } from './dom.js';
 import { Frame, canvasOf, fitted } from './frame.js';
-import { drawMarks } from './marks.js';
+import { drawMarks, drawRegion } from './marks.js';
 import { Raster } from './raster.js';
 
 const MOST_PIXELS = 1_000_000; // of a panel, so that a repaint takes less than a frame
@@ -78,8 +78,12 @@ export class Stage {
     const context = contextOf(this.marks);
     context.clearRect(0, 0, this.marks.width, this.marks.height);
     const { pair } = this;
-    if (scene === null || pair === null) return;
     const frames = [this.frame(0, this.density), this.frame(1, this.density)];
+    if (scene === null || pair === null) {
+      const frame = view.region && frames[view.region.side];
+      if (view.region && frame) drawRegion(context, view.region.polygon, frame, this.density);
+      return;
+    }
     if (frames[0] && frames[1]) drawMarks(context, pair, scene, view, [frames[0], frames[1]], this.density);
   }
 

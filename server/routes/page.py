@@ -9,8 +9,10 @@ from starlette.types import Receive, Scope, Send
 from simmap.engine.engine import DEFAULT_MODEL
 
 from .. import answers
+from .access import ServiceOf
 
 FOLDER = Path(__file__).resolve().parents[1] / "page"
+HITS = 12  # of a search on the page
 _EXAMPLES = DEFAULT_MODEL.parent / "photos"
 
 
@@ -29,10 +31,15 @@ def add_page(app: FastAPI) -> None:
     if not (FOLDER / "index.html").is_file():
         return
     examples = sorted(_EXAMPLES.glob("*.jpg"))[:2]
-    config = {"backend": "remote", "examples": [f"examples/{path.name}" for path in examples]}
 
     @app.get("/config.json", include_in_schema=False)
-    async def config_json() -> Response:
+    async def config_json(service: ServiceOf) -> Response:
+        results = min(HITS, service.settings.max_results)
+        config = {
+            "backend": "remote",
+            "examples": [f"examples/{path.name}" for path in examples],
+            "index": None if service.models.current.index is None else {"results": results},
+        }
         return answers.as_json(answers.json_bytes(config))
 
     app.mount("/examples", Files(directory=_EXAMPLES))

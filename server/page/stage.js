@@ -53,7 +53,8 @@ export class Stage {
       this.rasters[side] = null;
       this.painted[side] = null;
       canvas.hidden = photo === null;
-      if (photo === null) continue;
+      // A window may have no width for a moment.
+      if (photo === null || this.panels[side].clientWidth === 0) continue;
       const grid = this.pair?.grids[side] ?? null;
       const highest = Math.max(SHARE_OF_WINDOW * window.innerHeight, LEAST_HEIGHT);
       const [width, height] = fitted(canvasOf(photo, grid), this.panels[side].clientWidth, highest);

@@ -105,12 +105,13 @@ def hits(opened: Opened, found: Found) -> dict[str, Any]:
 def _match(match: Match | None) -> dict[str, Any]:
     """The maps of a hit; null where its photo cannot be read any more."""
     if match is None:
-        return {"query_map": None, "map": None, "grid": None}
+        return {"query_map": None, "map": None, "grid": None, "image": None}
     values = match.hit.map
     return {
         "query_map": None if match.query is None else match.query.tolist(),
         "map": values.tolist(),
         "grid": grid(match.hit.geometry, *values.shape),
+        "image": size(match.hit.geometry),
     }
 
 

@@ -83,6 +83,7 @@ class Hit(BaseModel):
     query_map: Map | None = Field(None, description="with maps=true: of the query against the hit")
     map: Map | None = Field(None, description="with maps=true: of the hit against the query or its region")
     grid: Grid | None = None
+    image: Size | None = Field(None, description="with maps=true: of the hit's file")
 
 
 class Results(BaseModel):

@@ -20,6 +20,7 @@ import { savedPair } from './saved.js';
 import { START, samePlace, sceneOf } from './scene.js';
 import { Stage } from './stage.js';
 import { standalone } from './standalone.js';
+import { Strip } from './strip.js';
 
 const LINK_DELAY = 200; // ms: browsers refuse an address that changes with every frame
 
@@ -27,6 +28,12 @@ class App {
   constructor() {
     this.stage = new Stage();
     this.report = new Report();
+    this.strip = new Strip({
+      choose: async (file, side) => {
+        await this.take([file], side);
+        return this.photos[side]?.blob === file ? this.photos[side] : null;
+      },
+    });
     this.controls = new Controls({ change: (patch) => this.look(patch), retool: (tool) => this.retool(tool) });
     /** @type {Backend | null} */
     this.backend = null;
@@ -68,7 +75,6 @@ class App {
     this.report.where('saved');
     this.report.model(pair.model);
     this.receive(pair);
-    this.look({ region: view.region });
   }
 
   /** Load the backend. */
@@ -85,6 +91,9 @@ class App {
       this.report.progress(null, 0);
       if (model) this.report.model(model);
       this.backend = backend;
+      this.report.isSearchable = backend.database !== undefined;
+      this.report.photos(this.photos, this.pair);
+      this.redraw();
       await this.compare();
     } catch (error) {
       this.report.progress(null, 0);
@@ -200,6 +209,7 @@ class App {
       const photo = await readPhoto(file, file.name || 'pasted image');
       this.photos[side]?.bitmap.close();
       this.photos[side] = photo;
+      if (this.view.region?.side === side) this.view = { ...this.view, region: null };
       this.receive(null);
     } catch (error) {
       this.report.error(side, messageOf(error));
@@ -235,7 +245,9 @@ class App {
     this.pair = pair;
     if (pair) {
       this.report.busy(false, true);
-      this.view = { ...this.view, pin: placeOf(this.pin, pair.grids), hover: null, region: null };
+      // The region of a photo stays while the other photo changes.
+      if (this.view.region) this.pin = null;
+      this.view = { ...this.view, pin: placeOf(this.pin, pair.grids), hover: null };
     }
     this.report.photos(this.photos, pair);
     this.report.offerExample(this.config?.examples.length === 2 && this.photos.every((photo) => photo === null));
@@ -279,6 +291,7 @@ class App {
     this.controls.set(view);
     const scene = pair && first && second ? sceneOf(pair, [first, second], view) : null;
     this.stage.draw(scene, view);
+    this.strip.show(this.backend?.database ?? null, this.photos, view);
     if (pair === null || scene === null || first === null || second === null) return;
     this.report.view(pair, [first, second], scene, view);
     clearTimeout(this.linkTimer);
@@ -345,7 +358,7 @@ class App {
  */
 async function backendOf(config) {
   if (config.backend === 'local') return (await import('./local.js')).localBackend(config);
-  return (await import('./remote.js')).remoteBackend();
+  return (await import('./remote.js')).remoteBackend(config);
 }
 
 /** @param {unknown} error */

@@ -16,8 +16,10 @@ export async function takePhoto() {
     video.srcObject = stream;
     dialog.returnValue = '';
     dialog.showModal();
+    // The dialog may be closed before the video plays.
+    const closed = new Promise((resolve) => dialog.addEventListener('close', resolve, { once: true }));
     await video.play();
-    await new Promise((resolve) => dialog.addEventListener('close', resolve, { once: true }));
+    await closed;
     if (dialog.returnValue !== 'take') return null;
     const [canvas, context] = makeCanvas(video.videoWidth, video.videoHeight);
     context.drawImage(video, 0, 0);

@@ -104,7 +104,7 @@ function towards(from, to, distance) {
  * @param {Frame} frame
  * @param {number} unit
  */
-function drawRegion(context, polygon, frame, unit) {
+export function drawRegion(context, polygon, frame, unit) {
   context.beginPath();
   for (const point of polygon) context.lineTo(...frame.place(point));
   context.closePath();

@@ -53,8 +53,8 @@ class Follower {
   /** @param {PointerEvent} event */
   down(event) {
     const { stage, side, actions } = this;
-    if (stage.pair === null || event.button !== 0) return;
-    if (this.isNearDivider(event)) {
+    if (event.button !== 0) return;
+    if (stage.pair !== null && this.isNearDivider(event)) {
       this.drag = 'divider';
     } else if (actions.tool() !== 'cell') {
       const point = stage.pointAt(side, event, true);

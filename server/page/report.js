@@ -31,6 +31,7 @@ export class Report {
     this.onPin = () => undefined;
     /** @type {{ pair: Pair, quantity: string } | null} */
     this.tabled = null;
+    this.isSearchable = false; // a region of a single photo serves a search
   }
 
   /**
@@ -134,7 +135,10 @@ export class Report {
       else panel.removeAttribute('tabindex');
       if (pair === null) find('.caption', HTMLElement, foot).textContent = '';
     });
-    find('#controls', HTMLElement).hidden = pair === null;
+    const isSingle = pair === null && photos.some((photo) => photo !== null);
+    const controls = find('#controls', HTMLElement);
+    controls.hidden = pair === null && !(isSingle && this.isSearchable);
+    controls.classList.toggle('single', isSingle);
     find('#below', HTMLElement).hidden = pair === null;
     this.kept('');
     if (pair) this.say(numberText(pair.score, 3), `cosine similarity. ${sumText(pair)}`);

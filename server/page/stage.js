@@ -6,7 +6,7 @@
 
 import { contextOf, find } from './dom.js';
 import { Frame, canvasOf, fitted } from './frame.js';
-import { drawMarks } from './marks.js';
+import { drawMarks, drawRegion } from './marks.js';
 import { Raster } from './raster.js';
 
 const MOST_PIXELS = 1_000_000; // of a panel, so that a repaint takes less than a frame
@@ -53,7 +53,8 @@ export class Stage {
       this.rasters[side] = null;
       this.painted[side] = null;
       canvas.hidden = photo === null;
-      if (photo === null) continue;
+      // A window may have no width for a moment.
+      if (photo === null || this.panels[side].clientWidth === 0) continue;
       const grid = this.pair?.grids[side] ?? null;
       const highest = Math.max(SHARE_OF_WINDOW * window.innerHeight, LEAST_HEIGHT);
       const [width, height] = fitted(canvasOf(photo, grid), this.panels[side].clientWidth, highest);
@@ -78,8 +79,12 @@ export class Stage {
     const context = contextOf(this.marks);
     context.clearRect(0, 0, this.marks.width, this.marks.height);
     const { pair } = this;
-    if (scene === null || pair === null) return;
     const frames = [this.frame(0, this.density), this.frame(1, this.density)];
+    if (scene === null || pair === null) {
+      const frame = view.region && frames[view.region.side];
+      if (view.region && frame) drawRegion(context, view.region.polygon, frame, this.density);
+      return;
+    }
     if (frames[0] && frames[1]) drawMarks(context, pair, scene, view, [frames[0], frames[1]], this.density);
   }
 

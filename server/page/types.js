@@ -35,11 +35,28 @@
  *
  * @typedef {{
  *   open(onProgress: OnProgress): Promise<Model | null>,
- *   compare(photos: [Photo, Photo], signal?: AbortSignal): Promise<Pair>
+ *   compare(photos: [Photo, Photo], signal?: AbortSignal): Promise<Pair>,
+ *   database?: Database
  * }} Backend
  *   open gives null where the model is known with the first pair.
  *   compare rejects with the signal's reason where it is aborted, and with a PhotoError, whose `photo` is 0
  *   or 1, where one photo is at fault.
+ *
+ *   database: the images that can be searched, if there are any.
+ *
+ * @typedef {{
+ *   id: string, label: string | null, score: number, region_score: number | null,
+ *   map: number[][] | null, grid: Grid | null, image: { width: number, height: number } | null
+ * }} Hit
+ *   score: the cosine with the whole query; region_score: the part of it inside the region, which ranks.
+ *   map, grid, image: what each place adds, and the size of the image; null where its file is gone.
+ *
+ * @typedef {{
+ *   search(photo: Photo, polygon: [number, number][] | null, signal: AbortSignal): Promise<Hit[]>,
+ *   thumbnail(id: string, signal: AbortSignal): Promise<ImageBitmap>,
+ *   file(id: string): Promise<File>
+ * }} Database
+ *   search: the images most similar to a photo or to a region of it, best first. All reject with one sentence.
  *
  * @typedef {{ path: string, bytes: number }} FileSize
  *
@@ -51,7 +68,8 @@
  *   model: the ONNX file; contract: its contract as JSON; webgpu: the build for browsers with a GPU, if the site
  *   has it.
  *
- * @typedef {{ backend: 'remote', examples: string[] }} RemoteConfig
+ * @typedef {{ backend: 'remote', examples: string[], index: { results: number } | null }} RemoteConfig
+ *   index: how many images a search gives; null where the server has no index.
  *
  * @typedef {LocalConfig | RemoteConfig} Config
  *   config.json beside index.html; paths are relative to the page. examples: none or two photos.

@@ -9,8 +9,10 @@ from starlette.staticfiles import StaticFiles
 from simmap.engine.engine import DEFAULT_MODEL
 
 from .. import answers
+from .access import ServiceOf
 
 FOLDER = Path(__file__).resolve().parents[1] / "page"
+HITS = 12  # of a search on the page
 _EXAMPLES = DEFAULT_MODEL.parent / "photos"
 
 
@@ -22,12 +24,25 @@ def add_page(app: FastAPI) -> None:
     """
     if not (FOLDER / "index.html").is_file():
         return
+<<<<<<< HEAD
     page, photos = StaticFiles(directory=FOLDER), StaticFiles(directory=_EXAMPLES)
     examples = [path.name for path in sorted(_EXAMPLES.glob("*.jpg"))[:2]]
     config = {"backend": "remote", "examples": [f"examples/{name}" for name in examples]}
 
     async def about(request: Request) -> Response:
         request.scope["simmap.page"] = True
+=======
+    examples = sorted(_EXAMPLES.glob("*.jpg"))[:2]
+
+    @app.get("/config.json", include_in_schema=False)
+    async def config_json(service: ServiceOf) -> Response:
+        results = min(HITS, service.settings.max_results)
+        config = {
+            "backend": "remote",
+            "examples": [f"examples/{path.name}" for path in examples],
+            "index": None if service.models.current.index is None else {"results": results},
+        }
+>>>>>>> strip
         return answers.as_json(answers.json_bytes(config))
 
     app.add_route("/", _serves(page, "index.html"), include_in_schema=False)

@@ -1,8 +1,8 @@
-"""Searching the index, and thumbnails of what is found."""
+"""Searching the index, and the images that are found."""
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes
 
 import cv2
@@ -28,6 +28,7 @@ from .images import ViewOf
 MOST_REGIONS = 100
 MASK_LIGHT = 128  # from which on a pixel of a mask is inside, as for ``engine.images.region.load_mask``
 
+_FILE = {"type": "string", "format": "binary"}
 router = APIRouter(tags=["search"], dependencies=[needs("search")], responses=problems(404, *WORK))
 
 _REGIONS: dict[str, Any] = {
@@ -128,18 +129,21 @@ def _checked_boxes(values: Any) -> list[Box]:
 @router.get(
     "/v1/images/{id:path}",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={200: {"content": {"image/jpeg": {"schema": _FILE}, "image/png": {"schema": _FILE}}}},
 )
 async def thumbnail(
     request: Request,
     service: ServiceOf,
     id: str,
     side: Annotated[int, Query(ge=16, le=2048, description="pixels of its longer side, at most")] = 256,
+    lossless: Annotated[
+        bool, Query(description="as PNG; up to `side` pixels, the file's own pixels")
+    ] = False,
 ) -> Response:
-    """An image of the index as JPEG, by the id that a search gave."""
+    """An image of the index as JPEG or, where `lossless`, as PNG, by the id that a search gave."""
     async with service.work(request) as work:
         index_of(work.opened)
-        return await work.run(_thumbnail, id_of(request, "/v1/images/"), side)
+        return await work.run(_thumbnail, id_of(request, "/v1/images/"), side, ".png" if lossless else ".jpg")
 
 
 def id_of(request: Request, prefix: str) -> str:
@@ -148,7 +152,7 @@ def id_of(request: Request, prefix: str) -> str:
     return unquote_to_bytes(raw[len(prefix) :]).decode("utf-8", "surrogateescape")
 
 
-def _thumbnail(work: Work, name: str, side: int) -> Response:
+def _thumbnail(work: Work, name: str, side: int, suffix: Literal[".jpg", ".png"]) -> Response:
     index = index_of(work.opened)
     index.get([name])  # a path that is not in the index goes no further
     gone = ProblemError(404, "gone", "the file of this image cannot be read any more")
@@ -162,4 +166,5 @@ def _thumbnail(work: Work, name: str, side: int) -> Response:
     with work.metrics.stage("encode"):
         small = resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)), cv2.INTER_AREA)
         headers = {"Cache-Control": "private, max-age=300"}
-        return Response(answers.encoded(small, ".jpg"), media_type="image/jpeg", headers=headers)
+        media = {".jpg": "image/jpeg", ".png": "image/png"}[suffix]
+        return Response(answers.encoded(small, suffix), media_type=media, headers=headers)

@@ -66,6 +66,8 @@ def test_maps_of_hits_are_those_of_the_engine(client: httpx.Client, indexed: Ind
         assert match is not None and match.query is not None
         assert hit["map"] == match.hit.map.tolist() and hit["query_map"] == match.query.tolist()
         assert (hit["grid"]["rows"], hit["grid"]["columns"]) == match.hit.map.shape
+        height, width = cv2.imread(str(indexed[1] / "photos" / hit["id"])).shape[:2]
+        assert hit["image"] == {"height": height, "width": width}
 
 
 def test_what_cannot_be_searched_for_is_named(client: httpx.Client) -> None:
@@ -121,13 +123,33 @@ def test_thumbnails_are_the_indexs_images_and_no_other_file(client: httpx.Client
     problem(client.get("/v1/images/others/home.jpg?side=9999"), 422, "side")
 
 
+def test_a_lossless_image_has_the_pixels_of_the_file(client: httpx.Client) -> None:
+    answer = client.get("/v1/images/others/home.jpg?side=2048&lossless=1")
+    assert answer.headers["content-type"] == "image/png"
+    got = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(got, cv2.imread(str(SAMPLES / "home.jpg")))
+    small = client.get("/v1/images/others/home.jpg?side=100&lossless=1").content
+    assert max(cv2.imdecode(np.frombuffer(small, np.uint8), cv2.IMREAD_COLOR).shape) == 100
+
+
+def test_the_page_is_told_whether_there_is_an_index(indexed: Indexed, served: Served, tmp_path: Path) -> None:
+    with served.client() as one:
+        assert one.get("/config.json").json()["index"] is None
+    with indexed[0].client() as one:  # without a key
+        assert one.get("/config.json").json()["index"] == {"results": 12}
+    config = tmp_path / "few.yaml"
+    config.write_text("max_results: 3\n")
+    with serving("--index", indexed[1] / "index", "--config", config) as few, few.client() as one:
+        assert one.get("/config.json").json()["index"] == {"results": 3}
+
+
 def test_an_image_whose_file_has_gone_has_no_thumbnail_and_no_map(tmp_path: Path) -> None:
     index = make_index(tmp_path)
     (tmp_path / "photos" / "buddhas" / A.name).unlink()
     with serving("--index", index.path) as served, served.client() as client:
         assert "any more" in problem(client.get(f"/v1/images/buddhas/{A.name}"), 404)
         (first, *_) = client.post("/v1/search?k=1&maps=1", files=files(image=A)).json()["hits"]
-        assert first["id"] == f"buddhas/{A.name}" and first["map"] is first["grid"] is None
+        assert first["id"] == f"buddhas/{A.name}" and first["map"] is first["grid"] is first["image"] is None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text")

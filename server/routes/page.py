@@ -24,29 +24,21 @@ def add_page(app: FastAPI) -> None:
     """
     if not (FOLDER / "index.html").is_file():
         return
-<<<<<<< HEAD
     page, photos = StaticFiles(directory=FOLDER), StaticFiles(directory=_EXAMPLES)
     examples = [path.name for path in sorted(_EXAMPLES.glob("*.jpg"))[:2]]
-    config = {"backend": "remote", "examples": [f"examples/{name}" for name in examples]}
-
-    async def about(request: Request) -> Response:
-        request.scope["simmap.page"] = True
-=======
-    examples = sorted(_EXAMPLES.glob("*.jpg"))[:2]
 
     @app.get("/config.json", include_in_schema=False)
-    async def config_json(service: ServiceOf) -> Response:
+    async def config(request: Request, service: ServiceOf) -> Response:
+        request.scope["simmap.page"] = True
         results = min(HITS, service.settings.max_results)
-        config = {
+        facts = {
             "backend": "remote",
-            "examples": [f"examples/{path.name}" for path in examples],
+            "examples": [f"examples/{name}" for name in examples],
             "index": None if service.models.current.index is None else {"results": results},
         }
->>>>>>> strip
-        return answers.as_json(answers.json_bytes(config))
+        return answers.as_json(answers.json_bytes(facts))
 
     app.add_route("/", _serves(page, "index.html"), include_in_schema=False)
-    app.add_route("/config.json", about, include_in_schema=False)
     for path in sorted(FOLDER.rglob("*")):
         if path.is_file():
             name = path.relative_to(FOLDER).as_posix()

@@ -40,9 +40,11 @@ def test_the_curve_equals_a_naive_sort_on_ten_pairs_and_ends_at_1(engine: Engine
     np.testing.assert_allclose(curve.high[:40], np.percentile(shares_of[:, :40], 90, axis=0), atol=1e-5)
     assert curve.mean[-1] == pytest.approx(1, abs=1e-6)
     assert curve.mean.shape == (1280,)
-    assert ContributionFigure(curve).data()["top_10"]["mean"] == pytest.approx(
-        shares_of[:, 9].mean(), abs=1e-5
-    )
+    assert ContributionFigure(curve).data()["top_10"] == {
+        "mean": pytest.approx(shares_of[:, 9].mean(), abs=1e-5),
+        "percentile_10": pytest.approx(np.percentile(shares_of[:, 9], 10), abs=1e-5),
+        "percentile_90": pytest.approx(np.percentile(shares_of[:, 9], 90), abs=1e-5),
+    }
 
 
 def test_pairs_without_similarity_are_counted_and_left_out(engine: Engine, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +10,21 @@ import pytest
 from scenes import plain
 
 from simmap.engine.errors import OutputError
+from simmap.engine.figures.figure import Figure
 from simmap.engine.figures.files import write_picture
+from simmap.engine.types import Pixels
+
+
+class Plain(Figure):
+    """One grey pixel."""
+
+    def data(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def picture(self) -> Pixels:
+        """The pixel."""
+        return plain(1, 1)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".jpeg", ".webp"])
@@ -29,6 +44,9 @@ def test_existing_picture_is_kept_unless_forced(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     with pytest.raises(OutputError, match="exists already"):
         write_picture(path, plain(4, 4), force=False)
+    assert path.read_bytes() == b"old"
+    with pytest.raises(OutputError, match="exists already"):
+        Plain().save(path)
     assert path.read_bytes() == b"old"
     write_picture(path, plain(4, 4), force=True)
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,5 @@
 """Options of the engine, in YAML or as keywords."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ class Options:
             ),
             "panel_height": (32 <= self.panel_height <= 4096, "between 32 and 4096 pixels"),
             "opacity": (0 < self.opacity <= 1, "above 0 and at most 1"),
-            "scale": (self.scale is None or 0 < self.scale < math.inf, "a number above 0"),
+            "scale": (self.scale is None or 1e-9 <= self.scale <= 1e9, "a number from 1e-9 to 1e9"),
         }
         for name, (valid, rule) in checks.items():
             if not valid:

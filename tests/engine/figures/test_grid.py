@@ -140,9 +140,11 @@ def test_maps_that_set_no_scale_are_clipped_unless_they_are_alone() -> None:
 
 
 def test_invalid_scales_are_refused() -> None:
-    for scale in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match="must be a number above 0"):
+    for scale in (0.0, 1e-10, 1e308, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="must be a number from 1e-9 to 1e9"):
             Options(scale=scale)
+    for scale in (1e-9, 1e9):
+        assert grid(maps(-0.02, 0.04), Options(scale=scale)).pixels.any()
 
 
 # --- legend -------------------------------------------------------------------------------------

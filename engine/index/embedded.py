@@ -143,17 +143,9 @@ class Index(VectorStore):
         order of additions that does not depend on the row or on the other queries. So two copies of a
         photo tie, and a query gives the same result alone and among others.
 
-        Args:
-            queries: (m, D); need not be unit, so that a region's query vector is one.
-            k: how many; all, where there are fewer.
-            exclude: ids to leave out.
-
-        Returns:
-            For each query its ids and scores, largest first; equal scores by id.
-
         Raises:
-            DecompositionError: the queries have another shape, NaN or infinite values, or k is below 1.
-            StoreError: the row of an image that may be among them is damaged, NaN or not of length 1.
+            StoreError: the row of an image that may be among them is damaged, NaN or not of length 1; and as
+                ``VectorStore.search``, which describes arguments and result.
         """
         queries = self._checked_queries(queries, k)
         while True:

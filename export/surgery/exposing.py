@@ -15,7 +15,7 @@ from .carrying import TAIL_FEATURE, TAIL_PARTS, add_attention, add_tail
 from .exposure import Exposure
 from .graph import Graph, attribute
 from .nodes import OURS, RESERVED, SOURCE, Nodes
-from .rows import read_rows
+from .rows import ReadRows
 from .token_orders import add_last_attention, add_token_states
 from .token_parts import BlockNodes, add_token_head
 from .tokens import Tokens, one_size
@@ -200,7 +200,7 @@ class _Builder(Nodes):
         self.weights += blocks.weights
         self._insert(blocks.nodes)
         whole, kept = self.body, {blocks.total, blocks.states, blocks.rows}
-        self.body = read_rows(whole, blocks.index, kept, self._shape, self._value, self.constant)
+        self.body = ReadRows(whole, blocks.index, kept, self._shape, self._value, self.constant).moved()
         dimension = add_token_head(self, tokens, tail, gated, blocks.total, blocks.states)
         self._output("embedding", ["N", dimension])
         self._output("parts", ["N", *tokens.cells, dimension])

@@ -25,15 +25,8 @@ _EACH = {
 Shape = tuple[int, ...]
 
 
-def read_rows(
-    nodes: list[onnx.NodeProto],
-    index: str,
-    kept: set[str],
-    shape: Callable[[str], Shape | None],
-    constant: Callable[[str], Array | None],
-    store: Callable[[npt.NDArray[Any], str], str],
-) -> list[onnx.NodeProto]:
-    """The nodes with each Gather by ``index`` as far in front as it can be.
+class ReadRows:
+    """Nodes of which only the rows of some tokens are read.
 
     Args:
         nodes: in an order in which they can be computed.
@@ -43,10 +36,7 @@ def read_rows(
         constant: the value of a tensor that does not depend on the image, else None.
         store: keeps an array under a name, and gives the name of the tensor.
     """
-    return _Rows(nodes, index, kept, shape, constant, store).moved()
 
-
-class _Rows:
     def __init__(
         self,
         nodes: list[onnx.NodeProto],
@@ -68,7 +58,8 @@ class _Rows:
             self.users.setdefault(name, []).append(node)
 
     def moved(self) -> list[onnx.NodeProto]:
-        """From the last node to the first, so that what is moved once can be moved again."""
+        """The nodes with each Gather by ``index`` as far in front as it can be."""
+        # From the last node to the first, so that what is moved once can be moved again.
         result: list[onnx.NodeProto] = []
         gone: dict[int, onnx.NodeProto] = {}
         for node in reversed(self.nodes):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from simmap.export.surgery.rows import read_rows
+from simmap.export.surgery.rows import ReadRows
 
 TOKENS, FEATURES = 5, 6
 STEPS = ("bias", "rows", "matrix", "softmax", "norm", "heads", "mean", "residual", "attention", "gelu")
@@ -100,7 +100,7 @@ def test_the_rows_are_the_same_wherever_they_are_gathered(
     )
     values["x"] = one
     shapes = {name: value.shape for name, value in {**values, **net.weights}.items()}
-    moved = read_rows(whole, "index", {"read"}, shapes.get, net.weights.get, net.store)
+    moved = ReadRows(whole, "index", {"read"}, shapes.get, net.weights.get, net.store).moved()
     images = net.rng.normal(size=(3, TOKENS, FEATURES)).astype(np.float32)
     (expected,), (found,) = net.run(whole, ["read"], images), net.run(moved, ["read"], images)
     np.testing.assert_allclose(found, expected, atol=1e-4 * max(1, np.abs(expected).max()))

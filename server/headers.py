@@ -1,4 +1,4 @@
-"""The headers that a host sends with the page."""
+"""The headers that a host sends with the page, be it ours or a static one."""
 
 # Scripts and requests of the page's own origin only; WebAssembly needs its own word.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -15,13 +15,16 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+ISOLATION = {
     # Both isolate the page, which browsers require before they give it threads.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+}
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    **ISOLATION,
     # Ask each time whether a file has changed; the large ones have addresses that change with them.
     "Cache-Control": "no-cache",
 }

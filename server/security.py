@@ -4,22 +4,11 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
+from .headers import CONTENT_SECURITY_POLICY, ISOLATION
 from .problems import ProblemError
 
-_COMMON = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Frame-Options": "DENY",
-}
+_COMMON = {**ISOLATION, "Cross-Origin-Resource-Policy": "same-origin", "X-Frame-Options": "DENY"}
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
-_PAGE = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; worker-src 'self' blob:; media-src 'self' blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 def headers_for(*, page: bool) -> dict[str, str]:
@@ -27,7 +16,7 @@ def headers_for(*, page: bool) -> dict[str, str]:
     if page:
         return {
             **_COMMON,
-            "Content-Security-Policy": _PAGE,
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
             "Permissions-Policy": "camera=(self), microphone=()",
         }
     return {**_COMMON, "Content-Security-Policy": _NOTHING}

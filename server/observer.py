@@ -13,13 +13,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import ProblemError, answer
-from .security import check_request, headers_for
+from .security import ANSWER_HEADERS, PAGE_HEADERS, check_request
 from .service import Service
 
 log = logging.getLogger("simmap.server")
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = ("/healthz", "/readyz", "/metrics")
+_PAGE, _ANSWER = (
+    [(name.lower().encode(), value.encode()) for name, value in given.items()]
+    for given in (PAGE_HEADERS, ANSWER_HEADERS)
+)
 _DRAIN_SECONDS = 1.0  # for a refused body, so that its client reads the answer and not a reset
 
 
@@ -82,8 +86,7 @@ class Observer:
     def _add_headers(self, scope: Scope, headers: MutableHeaders) -> None:
         page = _route(scope) == "page"
         headers["X-Request-ID"] = scope["state"]["request_id"]
-        for name, value in headers_for(page=page).items():
-            headers[name] = value
+        headers.raw.extend(_PAGE if page else _ANSWER)
         if not page:
             headers.setdefault("Cache-Control", "no-store")
         if self._service.draining:

@@ -44,8 +44,8 @@ class Slot:
         if not self._holders:
             self._pool.taken -= 1
 
-    async def run(self, work: Callable[[], _Result]) -> _Result:
-        """Run ``work`` on a thread of the pool.
+    def run(self, work: Callable[[], _Result]) -> "asyncio.Future[_Result]":
+        """The result of ``work``, from a thread of the pool.
 
         Cancelling this drops work that has not begun. Nothing can stop a run: its slot is kept to its end.
         """
@@ -58,7 +58,4 @@ class Slot:
         self._holders += 1
         future = self._executor.submit(work)
         future.add_done_callback(ended)
-        try:
-            return await asyncio.wrap_future(future)
-        finally:
-            del future  # which holds an error whose traceback leads here: see ``Work.run``
+        return asyncio.wrap_future(future)

@@ -40,7 +40,6 @@ def serve(settings: Settings) -> None:
     listener = listen(settings)
     with listener:
         service = Service(settings)
-        _report(service, listener)
         asyncio.run(Server(service).serve([listener]))
     log.info("stopped")
 
@@ -65,28 +64,6 @@ def listen(settings: Settings) -> socket.socket:
         ) from error
 
 
-def _report(service: Service, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    opened = service.models.current
-    shown = f"[{host}]" if ":" in host else host
-    log.info(
-        "listening",
-        extra={
-            "fields": {
-                "url": f"http://{shown}:{port}",
-                "model": str(opened.engine.model),
-                "fingerprint": opened.engine.contract.fingerprint,
-                "device": opened.engine.device,
-                "index": None if opened.index is None else opened.index.name,
-                "threads": service.pool.threads,
-                "keys": len(service.settings.keys),
-            }
-        },
-    )
-    if not service.settings.keys and not ip_address(host.partition("%")[0]).is_loopback:
-        log.warning("open to the network without a key: everybody may compare and search; set keys")
-
-
 class Server(uvicorn.Server):
     """uvicorn with our signals: SIGTERM drains, SIGINT stops, SIGHUP reloads."""
 
@@ -107,6 +84,13 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(settings.body_seconds + settings.run_seconds) + 1,
         )
         super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections, and say so: from here on signals and requests are answered."""
+        await super().startup(sockets)
+        if self.started:
+            assert sockets
+            _report(self._service, sockets[0])
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -142,6 +126,28 @@ class Server(uvicorn.Server):
         task = asyncio.ensure_future(reload_logged(self._service))
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
+
+
+def _report(service: Service, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    opened = service.models.current
+    shown = f"[{host}]" if ":" in host else host
+    log.info(
+        "listening",
+        extra={
+            "fields": {
+                "url": f"http://{shown}:{port}",
+                "model": str(opened.engine.model),
+                "fingerprint": opened.engine.contract.fingerprint,
+                "device": opened.engine.device,
+                "index": None if opened.index is None else opened.index.name,
+                "threads": service.pool.threads,
+                "keys": len(service.settings.keys),
+            }
+        },
+    )
+    if not service.settings.keys and not ip_address(host.partition("%")[0]).is_loopback:
+        log.warning("open to the network without a key: everybody may compare and search; set keys")
 
 
 def _protocol(seconds: float) -> type[H11Protocol]:

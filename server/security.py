@@ -8,18 +8,14 @@ from .headers import CONTENT_SECURITY_POLICY, ISOLATION
 from .problems import ProblemError
 
 _COMMON = {**ISOLATION, "Cross-Origin-Resource-Policy": "same-origin", "X-Frame-Options": "DENY"}
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
-
-
-def headers_for(*, page: bool) -> dict[str, str]:
-    """Security headers of the page's files, or of any other answer."""
-    if page:
-        return {
-            **_COMMON,
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-            "Permissions-Policy": "camera=(self), microphone=()",
-        }
-    return {**_COMMON, "Content-Security-Policy": _NOTHING}
+# Of the page's files.
+PAGE_HEADERS = {
+    **_COMMON,
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Permissions-Policy": "camera=(self), microphone=()",
+}
+# Of any other answer.
+ANSWER_HEADERS = {**_COMMON, "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
 
 
 def check_request(method: str, headers: Headers) -> None:

@@ -5,7 +5,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -132,11 +132,12 @@ class Work:
                 Or what an error of the engine means.
         """
         call = functools.partial(self._timed, time.perf_counter(), function, arguments)
-        running = asyncio.ensure_future(self._slot.run(call))
+        running = self._slot.run(call)
         leaving = asyncio.ensure_future(self._leaves())
         try:
             limit = self._settings.run_seconds
-            await asyncio.wait({running, leaving}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {running, leaving}
+            await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 return running.result()
             if leaving.done():
@@ -151,7 +152,7 @@ class Work:
             leaving.cancel()
             running.cancel()
             # An error's traceback leads here: a cycle would keep the request's body until a collection.
-            del leaving, running
+            del leaving, running, either
 
     async def _leaves(self) -> None:
         """Returns when the client has closed its connection."""

@@ -72,9 +72,7 @@ class Client:
         question = self._random.choice(self._asked)
         code, content = self.ask("POST", "/v1/compare?points=1", question.body)
         if code == 200:
-            data = json.loads(content)
-            right = data["score"] == question.score and data["maps"][0] == question.map
-            return "right" if right else "WRONG"
+            return "right" if question.is_answered(content) else "WRONG"
         return str(code)
 
     def search(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import httpx
 import numpy as np
+from PIL import Image
 
 from common import ARTIFACTS, PHOTOS, SAMPLES
 from simmap.engine import Engine, Index
@@ -124,6 +127,20 @@ def png(pixels: "np.ndarray") -> bytes:
 def noise(seed: int, height: int = 40, width: int = 60) -> bytes:
     """A PNG of its own."""
     return png(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def slow_photo(height: int = 3000) -> bytes:
+    """A small PNG, 4000 pixels wide, which takes a while to decode."""
+    row = np.random.default_rng(0).integers(0, 256, (1, 4000, 3), np.uint8)
+    data = BytesIO()
+    Image.fromarray(np.tile(row, (height, 1, 1))).save(data, "PNG")
+    return data.getvalue()
+
+
+def figure(client: httpx.Client, name: str) -> float:
+    """A figure of ``/metrics``; 0 where it has not been counted."""
+    match = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.M)
+    return float(match[1]) if match else 0.0
 
 
 def make_index(folder: Path) -> Index:

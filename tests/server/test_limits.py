@@ -1,13 +1,11 @@
 """Limits: of bodies, pixels, time, clients, and of requests under way."""
 
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from io import BytesIO
 
 import cv2
 import httpx
@@ -15,8 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from serving import A, B, Served, files, problem, serving
+from serving import A, B, Served, figure, files, problem, serving, slow_photo
 
 from simmap.server.problems import ProblemError
 from simmap.server.rates import BURST_SECONDS, Rates
@@ -35,12 +32,6 @@ def small() -> Iterator[Served]:
         yield served
 
 
-def figure(client: httpx.Client, name: str) -> float:
-    """A figure of ``/metrics``; 0 where it has not been counted."""
-    match = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.M)
-    return float(match[1]) if match else 0.0
-
-
 def settle(client: httpx.Client) -> None:
     """Wait until no request is under way."""
     deadline = time.monotonic() + 30
@@ -54,14 +45,6 @@ def read_head(stream: socket.socket) -> str:
     while b"\r\n\r\n" not in data and (part := stream.recv(4096)):
         data += part
     return data.decode("latin-1")
-
-
-def slow_photo() -> bytes:
-    """A small PNG of 12 megapixels, which takes a while to decode."""
-    row = np.random.default_rng(0).integers(0, 256, (1, 4000, 3), np.uint8)
-    data = BytesIO()
-    Image.fromarray(np.tile(row, (3000, 1, 1))).save(data, "PNG")
-    return data.getvalue()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .analysis.agreement import agreement
     from .analysis.classes import class_maps
     from .analysis.composites import composites
-    from .analysis.contrast import contrast
+    from .analysis.contrast import contrast, contrast_indexes
     from .analysis.contribution import contribution_curve
     from .analysis.faithfulness import faithfulness
     from .analysis.retrieval import retrieval
@@ -74,6 +74,7 @@ _MODULE_OF = {
     "class_maps": ".analysis.classes",
     "composites": ".analysis.composites",
     "contrast": ".analysis.contrast",
+    "contrast_indexes": ".analysis.contrast",
     "contribution_curve": ".analysis.contribution",
     "copy_index": ".index.copying",
     "explain": ".index.explain",
@@ -121,6 +122,7 @@ __all__ = [
     "class_maps",
     "composites",
     "contrast",
+    "contrast_indexes",
     "contribution_curve",
     "copy_index",
     "explain",

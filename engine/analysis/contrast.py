@@ -11,8 +11,10 @@ from .. import decompose
 from ..contract import Pooling
 from ..decompose import View
 from ..engine import Engine
-from ..errors import ConfigError
+from ..errors import ConfigError, ImageError, StoreError, printable
 from ..images.photo import Photo, Source
+from ..index.search import search
+from ..index.store import VectorStore
 from ..results import Embedded, Vector
 from ..types import Array
 from .agreement import map_correlation
@@ -51,7 +53,7 @@ class Row:
         candidates: in their order.
         correlation: mean correlation of the maps with those of the row before, over the candidates that
             both have; None in the first row or without a common candidate.
-        recall_at_1: of the labelled folder under this model; None without labels.
+        recall_at_1: of the labelled folder under this model; None without labels, or of an index.
     """
 
     name: str
@@ -108,12 +110,7 @@ def contrast(
     """
     if not engines or not candidates:
         raise ConfigError("contrast needs at least one model and one image beside the query")
-    if names is None:
-        names = [engine.model.stem for engine in engines]
-        if len(set(names)) < len(names):
-            names = [f"{engine.model.resolve().parent.name}/{engine.model.stem}" for engine in engines]
-    if len(names) != len(engines):
-        raise ConfigError(f"there are {len(names)} names for {len(engines)} models; give one each")
+    names = _names(engines, names)
     if labels is not None and len(labels) != len(candidates):
         raise ConfigError(f"there are {len(labels)} labels for {len(candidates)} images; give one each")
     if k is not None and k < 1:
@@ -134,35 +131,123 @@ def contrast(
         units = decompose.unit(embeddings)
         scores = units @ decompose.unit(asked.embedding)
         chosen = allowed if k is None else sorted(allowed, key=lambda i: -scores[i])[:k]
-        row: list[Candidate] = []
-        directions = np.tile(decompose.unit(asked.embedding), (len(chosen), 1))
-        if view == "influence":
-            directions = decompose.influence_direction(embeddings[chosen], directions)
-        images = engine.maps([candidates[i] for i in chosen], directions)
-        for i, image in zip(chosen, images, strict=True):
-            maps = asked.map_against(image, view), image.map
-            label = None if labels is None else labels[i]
-            row.append(Candidate(image, float(scores[i]), maps, candidates[i], label))
-        correlation = _correlation(rows[-1].candidates, row) if rows else None
         recall = None
         if labels is not None:
             # Without two images of one class nothing can be retrieved, but a contrast can be seen.
             with suppress(ConfigError):
                 recall = retrieval(units, labels).recall_at_1
-        contract = engine.contract
-        rows.append(
-            Row(
-                name,
-                str(engine.model),
-                contract.fingerprint,
-                contract.pooling,
-                asked,
-                tuple(row),
-                correlation,
-                recall,
-            )
+        shown = _candidates(
+            engine,
+            asked,
+            [candidates[i] for i in chosen],
+            embeddings[chosen],
+            [None if labels is None else labels[i] for i in chosen],
+            view,
         )
+        rows.append(_row(engine, name, asked, shown, rows, recall))
     return Contrast(tuple(rows), photo, view)
+
+
+def contrast_indexes(
+    engines: Sequence[Engine],
+    query: Source,
+    stores: Sequence[VectorStore],
+    *,
+    names: Sequence[str] | None = None,
+    k: int = 3,
+    view: View = "contribution",
+) -> Contrast:
+    """One query under several models, each with its own most similar images of its own index.
+
+    The images that are found are embedded again, so a score is that of the photo as it is now. No recall is
+    given, since it takes the products of all images of an index with all others.
+
+    Args:
+        engines, names, view: as for ``contrast``.
+        query: the image that is searched for; its own file is never found.
+        stores: the index of each model, in the order of ``engines``.
+        k: how many images each model shows.
+
+    Raises:
+        ConfigError: no model, indexes or names of another number, or ``k`` below 1.
+        StoreError: an index is of another model, has no image beside the query, or as for ``search``.
+        ImageError: as for ``contrast``.
+    """
+    if not engines or len(stores) != len(engines):
+        raise ConfigError(f"there are {len(stores)} indexes for {len(engines)} models; give one each")
+    names = _names(engines, names)
+    photo = engines[0].load(query)
+    rows: list[Row] = []
+    for engine, name, store in zip(engines, names, stores, strict=True):
+        (found,) = search(engine, store, [query], k, exclude_self=True)
+        if not found.hits:
+            raise StoreError(
+                f"{printable(store.name)}: has no image beside the query; add some with: simmap index add"
+            )
+        (asked,) = engine.embed([photo])
+        paths = [hit.path for hit in found.hits]
+        try:
+            embeddings = np.array([vector.embedding for vector in engine.vectors(paths)])
+        except ImageError as error:
+            raise ImageError(f"{printable(store.name)}: {error}, or bring the index up to date") from error
+        shown = _candidates(engine, asked, paths, embeddings, [hit.label for hit in found.hits], view)
+        rows.append(_row(engine, name, asked, shown, rows, None))
+    return Contrast(tuple(rows), photo, view)
+
+
+def _names(engines: Sequence[Engine], names: Sequence[str] | None) -> Sequence[str]:
+    """Of the rows: those that are given, or the models'."""
+    if names is None:
+        names = [engine.model.stem for engine in engines]
+        if len(set(names)) < len(names):
+            names = [f"{engine.model.resolve().parent.name}/{engine.model.stem}" for engine in engines]
+    if len(names) != len(engines):
+        raise ConfigError(f"there are {len(names)} names for {len(engines)} models; give one each")
+    return names
+
+
+def _candidates(
+    engine: Engine,
+    asked: Embedded,
+    sources: Sequence[Source],
+    embeddings: Array,
+    labels: Sequence[str | None],
+    view: View,
+) -> tuple[Candidate, ...]:
+    """Images beside the query ``asked``, with their maps; ``embeddings`` (n, D) are theirs."""
+    query = decompose.unit(asked.embedding)
+    scores = decompose.unit(embeddings) @ query
+    directions = np.tile(query, (len(sources), 1))
+    if view == "influence":
+        directions = decompose.influence_direction(embeddings, directions)
+    images = engine.maps(sources, directions)
+    return tuple(
+        Candidate(image, float(score), (asked.map_against(image, view), image.map), source, label)
+        for image, score, source, label in zip(images, scores, sources, labels, strict=True)
+    )
+
+
+def _row(
+    engine: Engine,
+    name: str,
+    asked: Embedded,
+    candidates: tuple[Candidate, ...],
+    before: Sequence[Row],
+    recall: float | None,
+) -> Row:
+    """Of one model, after the rows ``before``."""
+    correlation = _correlation(before[-1].candidates, candidates) if before else None
+    contract = engine.contract
+    return Row(
+        name,
+        str(engine.model),
+        contract.fingerprint,
+        contract.pooling,
+        asked,
+        candidates,
+        correlation,
+        recall,
+    )
 
 
 def _file_of(source: Source) -> Path | None:

@@ -2,9 +2,11 @@
 
 100,000 vectors like those of real photos: each is a mixture of the embeddings of three crops of the photos
 that are given, each feature times noise. The queries are other crops, whole or by a rectangle of cells. Real
-servers are started on this machine and stopped. The rows are an engine's time over that of the embedded
-index; the notes say how fast vectors were written, and recall@10 of whole images and regions. With ``--full``
-the approximate indexes of these engines too, which take minutes to build.
+servers are started on this machine and stopped. Each is filled by a copy of the embedded index, and with
+``--full`` copied back; after each copy all queries must have the same answers, scores too. The rows are an
+engine's time over that of the embedded index; the notes say how fast vectors were written and compared, and
+recall@10 of whole images and regions. With ``--full`` the approximate indexes of these engines too, which
+take minutes to build.
 """
 
 import sys
@@ -17,12 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from common import ROOT, Row, Settings, compare, main, photos, skipped
-from simmap.engine import Engine, about_of, decompose, make_index, open_index
+from alike import Floats, embeddings, like
+from common import ROOT, Row, Settings, Watch, compare, main, skipped
+from simmap.engine import Engine, about_of, copy_index, open_index
 from simmap.engine.index.embedded import Index
 from simmap.engine.index.store import Entry, VectorStore
 
@@ -30,7 +31,6 @@ sys.path.append(str(ROOT / "tests"))
 from servers import PACKAGES, Milvus, Postgres, milvus_server, postgres_server
 
 COUNT, BATCH, K = 100_000, 2000, 10
-Floats = npt.NDArray[np.float32]
 Find = Callable[[Floats], list[list[int]]]
 
 
@@ -39,19 +39,22 @@ def rows(options: Settings) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     engine = Engine(options.model, device="cpu")
     crops, whole, region = embeddings(engine, options, rng)
-    vectors = like(crops, rng)
+    vectors = like(crops, COUNT, rng)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         about = about_of(engine, folder)
         own = Index.make(Path(folder) / "index", about)
         fill(own, vectors)
         base = finder(own)
+        queries = np.concatenate([whole, region])
+        answers = own.search(queries, K)
         truth = [base(whole), base(region)]
 
         def row(name: str, find: Find, note: str) -> Iterator[Row]:
             found = [np.mean([len(set(a) & set(b)) / K for a, b in zip(one, other, strict=True)])
                      for one, other in zip(truth, (find(whole), find(region)), strict=True)]  # fmt: skip
-            note = f"recall {found[0]:.3f} whole, {found[1]:.3f} region; {note}"
+            recall = f"recall {found[0]:.3f} whole, {found[1]:.3f} region"
+            note = "; ".join(filter(None, [recall, note]))
             for count in (1, len(region)):
                 yield compare(
                     f"{name}, {count} at once / embedded",
@@ -64,14 +67,28 @@ def rows(options: Settings) -> Iterator[Row]:
                     wall=True,
                 )
 
+        def copied(source: str, target: str, names: str) -> Row:
+            watch = Watch()
+            seconds, rates = copy(source, target)
+            told = watch.told()
+            if open_index(target).search(queries, K) != answers:
+                raise RuntimeError(f"copy, {names}: the answers differ")
+            ratio = seconds / least
+            note = "; ".join(filter(None, [rates, f"{len(queries)} answers equal before and after", told]))
+            return Row(f"copy of {COUNT:,}, {names} / embedded to embedded", ratio, ratio, ratio, note=note)
+
+        least, _ = copy(own.name, str(Path(folder) / "copy"))
         for kind in ("milvus", "postgres"):
             if not all(map(find_spec, PACKAGES[kind][0])):
                 yield skipped(kind, PACKAGES[kind][1])
                 continue
             server = stack.enter_context(milvus_server() if kind == "milvus" else postgres_server())
-            store = make_index(server.url("photos"), about)
-            note = fill(store, vectors)
-            yield from row(f"{kind} exact", finder(store), note)
+            url = server.url("photos")
+            yield copied(own.name, url, f"embedded to {kind}")
+            if options.full:
+                yield copied(url, str(Path(folder) / kind), f"{kind} to embedded")
+            store = open_index(url)
+            yield from row(f"{kind} exact", finder(store), "")
             if options.full:
                 for name, build in (MILVUS if kind == "milvus" else POSTGRES).items():
                     started = time.perf_counter()
@@ -90,49 +107,26 @@ def rows(options: Settings) -> Iterator[Row]:
             yield from row(name, find, f"built in {time.perf_counter() - started:.0f} s")
 
 
-def embeddings(engine: Engine, options: Settings, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
-    """Embeddings of crops, and queries by other crops: whole ones and regions of them."""
-    pixels = []
-    for path in [*photos(options), *sorted((ROOT / "tests" / "photos").glob("*.jpg"))]:
-        picture = cv2.imread(str(path))[:, :, ::-1]
-        for _ in range(25):
-            height, width = (int(rng.uniform(0.3, 0.8) * side) for side in picture.shape[:2])
-            top, left = (
-                int(rng.integers(0, a - b)) for a, b in zip(picture.shape, (height, width), strict=False)
-            )
-            pixels.append(np.ascontiguousarray(picture[top : top + height, left : left + width]))
-    order = rng.permutation(len(pixels))
-    crops = np.array([one.embedding for one in engine.vectors([pixels[at] for at in order[100:]])])
-    whole, region = [], []
-    for image in engine.embed([pixels[at] for at in order[:100]]):
-        height, width = image.parts.shape[:2]
-        weights = np.zeros((height, width), np.float32)
-        top, left = rng.integers(0, height - 2), rng.integers(0, width - 2)
-        weights[top : top + 3, left : left + 3] = 1
-        whole.append(decompose.unit(image.embedding))
-        region.append(decompose.region_query(image.parts, image.embedding, weights))
-    return crops, np.array(whole), np.array(region)
-
-
-def like(crops: Floats, rng: np.random.Generator) -> Floats:
-    """Unit vectors like those of more photos than there are."""
-    vectors = np.empty((COUNT, crops.shape[1]), np.float32)
-    for start in range(0, COUNT, BATCH):
-        chosen = rng.integers(0, len(crops), (BATCH, 3))
-        shares = rng.dirichlet([0.5] * 3, BATCH).astype(np.float32)
-        block = np.einsum("nk,nkd->nd", shares, crops[chosen])
-        block *= np.exp(0.4 * rng.standard_normal(block.shape, np.float32))
-        vectors[start : start + BATCH] = block / np.linalg.norm(block, axis=1, keepdims=True)
-    return vectors
-
-
-def fill(store: VectorStore, vectors: Floats) -> str:
-    """Write all vectors; says how fast that was."""
-    started = time.perf_counter()
+def fill(store: VectorStore, vectors: Floats) -> None:
+    """Write all vectors."""
     for start in range(0, COUNT, BATCH):
         entries = [Entry(f"{at:06d}", None, 480, 640, at, at) for at in range(start, start + BATCH)]
         store.upsert(entries, vectors[start : start + BATCH])
-    return f"written at {COUNT / (time.perf_counter() - started):,.0f} vectors a second"
+
+
+def copy(source: str, target: str) -> tuple[float, str]:
+    """Seconds that a copy takes, and how fast it writes and then compares."""
+    started, written = time.perf_counter(), 0.0
+
+    def watch(done: int, _: int) -> None:
+        nonlocal written
+        if done == COUNT:
+            written = time.perf_counter() - started
+
+    copy_index(source, target, on_progress=watch)
+    seconds = time.perf_counter() - started
+    each = f"{COUNT / written:,.0f} written and {COUNT / (seconds - written):,.0f} compared"
+    return seconds, f"{COUNT / seconds:,.0f} vectors a second ({each} a second)"
 
 
 def finder(store: VectorStore) -> Find:

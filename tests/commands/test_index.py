@@ -156,6 +156,10 @@ def test_the_progress_bar_is_on_a_terminal_only(simmap: Simmap, folder: Path) ->
         ["contrast", "a.jpg", "b.jpg", "-o", "c.png"],
         ["contrast", "--model", "a.onnx", "q.jpg", "-o", "c.png"],
         ["contrast", "--model", "a.onnx", "q.jpg", "b.jpg", "--index-folder", "photos", "-o", "c.png"],
+        ["contrast", "--model", "a.onnx", "q.jpg", "b.jpg", "--index", "ix", "-o", "c.png"],
+        ["contrast", "q.jpg", "--index-folder", "photos", "--index", "ix", "-o", "c.png"],
+        ["contrast", "q.jpg", "--index", "ix", "--index", "iy", "--model", "a.onnx", "-o", "c.png"],
+        ["contrast", "q.jpg", "--index", "ix", "--labels", "text.csv", "-o", "c.png"],
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(simmap: Simmap, arguments: list[str]) -> None:

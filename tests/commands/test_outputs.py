@@ -51,6 +51,7 @@ A, B = "photos/a/0.png", "photos/a/1.png"
         ("class --index ix --label a", [A, "hard.png", "model.png"]),
         (f"contrast --model model.png {A} {B}", [A, B, "model.png"]),
         (f"contrast --model model.png {A} --index-folder photos", [B, "photos/b/0.png"]),
+        (f"contrast {A} --index ix", [A, "model.png"]),
         ("contribution pairs.png --model model.png", [A, B, "pairs.png", "model.png"]),
         ("contribution --folder photos --model model.png", [A, B, "model.png"]),
         ("evaluate photos --faithfulness --against model.png", [A, "photos/b/0.png", "model.png"]),
@@ -71,7 +72,8 @@ def test_an_output_that_is_an_input_is_refused(
 
 def test_an_image_or_a_file_of_an_index_is_no_output(simmap: Simmap, folder: Path) -> None:
     before = contents(folder)
-    for command in (["search", "ix", A], ["class", "--index", "ix", "--label", "a"]):
+    for command in (["search", "ix", A], ["class", "--index", "ix", "--label", "a"],
+                    ["contrast", A, "--index", "ix"]):  # fmt: skip
         failed(simmap(*command, "-o", "photos/b/1.png", "--force"), "is an image of the index")
         failed(simmap(*command, "-o", "ix/new.png", "--force"), "ix/new.png: is inside the index")
     assert contents(folder) == before

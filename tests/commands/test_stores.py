@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from servers import Postgres, Server
 
-from common import ARTIFACTS, Simmap, failed, report
+from common import ARTIFACTS, MODEL, Simmap, failed, report
 from simmap.engine import open_index
 from simmap.engine.index.store import Recall
 
@@ -68,12 +68,47 @@ def test_the_commands_give_on_a_server_what_they_give_on_a_folder(
     assert simmap("index", "copy", there, "back").stdout == "back: 0 copied, 6 kept, all compared\n"
 
 
+def test_a_contrast_is_the_same_on_a_server_on_a_folder_and_without_an_index(
+    simmap: Simmap, folder: Path, server: Server
+) -> None:
+    query, both = "photos/box/box_in_scene.png", ("--model", MODEL, "--model", AVG)
+    for model, name in ((MODEL, "whole"), (AVG, "avg")):
+        for index in (name, server.url(f"contrast_{name}")):
+            report(simmap("index", "build", "photos", "-o", index, "--model", model, "--json"))
+
+    def rows(*arguments: object) -> Any:
+        done = report(simmap("contrast", query, *arguments, "-k", "3", "-o", "c.png", "--force", "--json"))
+        assert len(done["rows"]) == 2
+        return [{k: v for k, v in row.items() if k != "recall_at_1"} for row in done["rows"]]
+
+    own, there = ("whole", "avg"), (server.url("contrast_whole"), server.url("contrast_avg"))
+    expected = rows(*both, "--index-folder", folder)
+    for names in (own, there, (own[0], there[1])):
+        # The models are those that made the indexes.
+        assert rows("--index", names[0], "--index", names[1]) == expected
+    assert rows("--index", there[0], "--index", own[1], *both) == expected
+    moved = rows("--index", there[0], "--index", there[1], "--influence")
+    assert moved == rows(*both, "--index-folder", folder, "--influence") != expected
+    done = simmap("contrast", query, "--index", there[1], "--index", own[0], *both, "-o", "x.png")
+    failed(done, f"{there[1]}: was built by another model")
+    done = simmap("contrast", query, "--index", there[0], "-o", "photos/box/box.png", "--force")
+    failed(done, "is an image of the index")
+    (folder / "box" / "box.png").unlink()
+    done = simmap("contrast", query, "--index", there[0], "-k", "20", "-o", "x.png")
+    failed(done, f"{there[0]}: {folder}/box/box.png: there is no such file")
+    assert report(simmap("index", "remove", there[0], "photos", "--yes", "--json"))["images"] == 0
+    done = simmap("contrast", query, "--index", there[0], "-o", "x.png")
+    failed(done, f"{there[0]}: has no image beside the query")
+
+
 def test_an_approximate_index_says_what_it_misses(simmap: Simmap, folder: Path, postgres: Postgres) -> None:
     there = postgres.url("coarse")
     assert report(simmap("index", "build", "photos", "-o", there, "--model", AVG, "--json"))["added"] == 7
     postgres.execute("CREATE INDEX ON coarse USING hnsw ((vector::halfvec(8)) halfvec_cosine_ops)")
     query = ["photos/fruits.jpg", "--region", "0,0,100,100", "--json"]
-    failed(simmap("search", there, *query), "has an approximate index (CREATE INDEX coarse_vector_idx")
+    unmeasured = "has an approximate index (CREATE INDEX coarse_vector_idx"
+    failed(simmap("search", there, *query), unmeasured)
+    failed(simmap("contrast", query[0], "--index", there, "-o", "c.png"), unmeasured)
     measured = report(simmap("index", "check", there, "--recall", "--json"))["recall"]
     assert (measured["whole"], measured["region"], measured["queries"]) == (1, 1, 7)
     assert "halfvec" in measured["approximate"]
@@ -81,10 +116,12 @@ def test_an_approximate_index_says_what_it_misses(simmap: Simmap, folder: Path, 
     open_index(there).record_recall(Recall(0.995, 0.5, 7, 7))
     done = simmap("search", there, *query)
     assert done.returncode == 0 and json.loads(done.stdout)["results"] == found
-    assert done.stderr == (
+    warning = (
         f"simmap: {there} is searched approximately; it finds 0.995 of the 10 best images and 0.500 of those "
         "by region\n"
     )
+    assert done.stderr == warning
+    assert simmap("contrast", query[0], "--index", there, "-o", "c.png").stderr == warning
     # Without the index everything is looked at again, and with another one nothing is known.
     postgres.execute("DROP INDEX coarse_vector_idx")
     assert report(simmap("search", there, *query))["results"] == found

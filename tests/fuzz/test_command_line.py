@@ -48,6 +48,7 @@ FLAGS = {
     "class --index ix --label a -o out.png": ["--rest"],
     "contrast --model MODEL photos/a/1.png photos/b/1.png -o out.png": ["--models", "--steps", "-k"],
     "contrast --model MODEL photos/a/1.png --index-folder photos -o out.png": ["--labels", "-k"],
+    "contrast photos/a/1.png --index ix -o out.png": ["--index", "--labels", "-k", "--steps", "--model"],
     "contribution --folder photos -o out.png": ["--pairs", "--seed", "--labels"],
     "contribution text.csv -o out.png": ["--pairs"],
     "evaluate photos": ["--against", "--faithfulness", "--occlusion", "--pairs", "--seed", "--labels"],

@@ -1,4 +1,4 @@
-"""The images of a folder; sub-folders that cannot be read are named on stderr and left out."""
+"""The images of a source; sub-folders that cannot be read are named on stderr and left out."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -8,27 +8,28 @@ import click
 from simmap.engine.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from simmap.engine.dataset import Item, LabelLevel
+    from simmap.engine.dataset import LabelLevel
+    from simmap.engine.listing import Listing
 
 
 def list_images(
-    folder: str,
+    source: str,
     labels: str | None = None,
     label_level: "LabelLevel | None" = None,
     *,
     strict: bool = False,
-) -> "tuple[list[Item], bool]":
+) -> "tuple[Listing, bool]":
     """The images, and whether they are all of them.
 
     Args:
-        folder, labels, label_level: as for ``engine.dataset.find_images``; None takes the first folder.
+        source, labels, label_level: as for ``engine.listing.list_source``; None takes the first folder.
         strict: raise for a sub-folder that cannot be read.
 
     Raises:
-        ConfigError: as for ``find_images``.
+        ConfigError, StorageError: as for ``list_source``.
         UsageError: ``label_level`` beside ``labels``.
     """
-    from simmap.engine.dataset import find_images
+    from simmap.engine.listing import list_source
 
     if labels is not None and label_level is not None:
         raise click.UsageError("--label-level is for labels from folders; leave it or --labels out")
@@ -38,4 +39,5 @@ def list_images(
         skipped.append(path)
         print(f"simmap: skipped {printable(str(error))}", file=sys.stderr)
 
-    return find_images(folder, labels, label_level or "first", on_error=None if strict else skip), not skipped
+    listing = list_source(source, labels, label_level or "first", on_error=None if strict else skip)
+    return listing, not skipped

@@ -116,7 +116,7 @@ def _matcher(pattern: str) -> Callable[[str], object]:
 def _find_urls(root: str, labels: str | Path | None, level: LabelLevel) -> list[Item]:
     root = absolute(root)
     try:
-        found = sorted(find_urls(root))
+        found = sorted(find_urls(root), key=lambda one: one[0])
     except FileNotFoundError as error:
         raise ConfigError(f"{printable(root)}: there is no such folder of images") from error
     items = []
@@ -126,6 +126,7 @@ def _find_urls(root: str, labels: str | Path | None, level: LabelLevel) -> list[
             items.append(Item(f"{root}/{name}", label_of(path, level), status))
     if not items:
         raise ConfigError(f"{printable(root)}: has no images ({', '.join(sorted(SUFFIXES))})")
+    items = _with_statuses(items)
     if labels is None:
         return items
     given = read_labels(Path(labels), root, {item.path for item in items})
@@ -143,12 +144,19 @@ def _read_list(source: str) -> Listing:
         items.append(Item(path, label or None))
     if not items:
         raise ConfigError(f"{shown}: names no image; give one a line, below the header path,label")
+    return Listing(folder, _with_statuses(items))
+
+
+def _with_statuses(items: list[Item]) -> list[Item]:
+    """Ask for what listings do not tell."""
+    if all(item.status is not None or not is_url(item.path) for item in items):
+        return items
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        return Listing(folder, list(pool.map(_with_status, items)))
+        return list(pool.map(_with_status, items))
 
 
 def _with_status(item: Item) -> Item:
-    if is_url(item.path):
+    if item.status is None and is_url(item.path):
         try:
             return replace(item, status=url_status(item.path))
         except FileNotFoundError:

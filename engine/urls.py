@@ -49,11 +49,11 @@ def url_status(url: str) -> tuple[int, int]:
         return _status(files.info(path))
 
 
-def find_urls(folder: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def find_urls(folder: str) -> Iterator[tuple[str, tuple[int, int] | None]]:
     """Files below a folder: their names relative to it, sizes in bytes, and numbers that change with them.
 
     The number is the time of the last change in nanoseconds where the storage gives one as a time, else a
-    digest of what it gives, else 0.
+    digest of what it gives, else 0. A web server's pages tell neither size nor number: None.
 
     Raises:
         ConfigError: the URL holds a password, or chains several storages.
@@ -71,8 +71,9 @@ def find_urls(folder: str) -> Iterator[tuple[str, tuple[int, int]]]:
         files, base = _file_system(folder)
         found: dict[str, dict[str, Any]] = files.find(base, detail=True)
         base = base.rstrip("/")
-        statuses = [(path[len(base) :].lstrip("/"), _status(info)) for path, info in found.items()]
-    yield from statuses
+    for path, info in found.items():
+        status = None if info.get("size") is None else _status(info)
+        yield path[len(base) :].lstrip("/"), status
 
 
 def _file_system(url: str) -> tuple[Any, str]:

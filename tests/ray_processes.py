@@ -1,0 +1,45 @@
+"""Ray's processes, for tests that kill them: known by the token in their environment."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+TASK = b"ray::_embed_shard"  # how a worker is called while it embeds
+PATIENCE = 60  # seconds until what should happen has happened
+
+
+def processes(token: str, start: bytes = b"") -> list[int]:
+    """Ids of the processes of the cluster with this token whose command begins with ``start``."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if (
+                folder.name.isdecimal()
+                and (folder / "cmdline").read_bytes().startswith(start)
+                and token.encode() in (folder / "environ").read_bytes()
+            ):
+                found.append(int(folder.name))
+    return found
+
+
+def kill_worker(token: str) -> int:
+    """Kill a worker while it embeds; its id."""
+    worker = waited(lambda: processes(token, TASK))[0]
+    os.kill(worker, signal.SIGKILL)
+    waited(lambda: worker not in processes(token, TASK))
+    return worker
+
+
+def waited(look: Callable[[], _T]) -> _T:
+    """What ``look`` gives, once that is true."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+    return found

@@ -11,7 +11,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 TASK = b"ray::_embed_shard"  # how a worker is called while it embeds
-PATIENCE = 60  # seconds until what should happen has happened
+PATIENCE = 120  # seconds until what should happen has happened
 
 
 def processes(token: str, start: bytes = b"") -> list[int]:

@@ -78,22 +78,26 @@ class Nodes:
         own.mkdir(exist_ok=True)
         ray = shutil.which("ray", path=str(Path(sys.executable).parent))
         assert ray is not None
-        where = ["--head", f"--port={PORT}", f"--temp-dir={own}"] if at == 1 else [f"--address={self.head}"]
+        where = [f"--address={self.head}"]
+        if at == 1:
+            where = ["--head", f"--port={PORT}", f"--temp-dir={own}", "--include-dashboard=false"]
         command = [
             ray, "start", *where, f"--node-ip-address={self._subnet}.{at}", "--num-cpus=1",
-            "--include-dashboard=false", "--object-store-memory=100000000", "--block",
+            "--object-store-memory=100000000", "--block",
         ]  # fmt: skip
         # Namespaces of mounts come with those of the network.
         script = 'test -z "$HIDDEN" || mount -t tmpfs none "$HIDDEN"; exec "$@"'
-        self._nodes[at] = subprocess.Popen(
-            ["ip", "netns", "exec", self._names[at - 1], "sh", "-c", script, "sh", *command],
-            env={**ENVIRONMENT, "SIMMAP_NODE": f"node-{at}-{TOKEN}", "HIDDEN": str(hidden or "")},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        waited(lambda: self.processes(at, b"ray::IDLE") or self._nodes[at].poll() is not None)
-        assert self._nodes[at].poll() is None
+        log = own / "log"
+        with log.open("wb") as stream:
+            self._nodes[at] = subprocess.Popen(
+                ["ip", "netns", "exec", self._names[at - 1], "sh", "-c", script, "sh", *command],
+                env={**ENVIRONMENT, "SIMMAP_NODE": f"node-{at}-{TOKEN}", "HIDDEN": str(hidden or "")},
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        waited(lambda: b"Ray runtime started" in log.read_bytes() or self._nodes[at].poll() is not None)
+        assert self._nodes[at].poll() is None, log.read_text()
 
     @staticmethod
     def processes(at: int, start: bytes = b"") -> list[int]:
@@ -130,14 +134,15 @@ class Nodes:
             self._ip("netns", "del", name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    """Two nodes that are not started yet."""
+    """Two nodes, of which the first runs."""
     # Ray's sockets lie there, whose paths may not be long.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     made = Nodes(folder)
     try:
         made.lay_cable()
+        made.start(1)
         yield made
     finally:
         made.remove()
@@ -155,8 +160,16 @@ def many(tmp_path: Path) -> Path:
     return root.parent
 
 
+def test_a_node_without_the_photos_is_named(nodes: Nodes, many: Path, tmp_path: Path) -> None:
+    nodes.start(2, hidden=many)
+    with nodes.client("index", "build", many, "-o", tmp_path / "ix", "--ray", nodes.head) as client:
+        out, err = client.communicate(timeout=120)
+    assert client.returncode == 1 and out == "" and err.count("\n") == 1
+    assert ".2 cannot read it; mount its folder at the same path on all nodes" in err
+    nodes.kill(2)
+
+
 def test_a_lost_node_loses_nothing(nodes: Nodes, many: Path, tmp_path: Path) -> None:
-    nodes.start(1)
     nodes.start(2)
     build = ("index", "build", many, "--model", MODEL, "-o")
     with nodes.client(*build, tmp_path / "ix", "--ray", nodes.head) as client:
@@ -170,12 +183,3 @@ def test_a_lost_node_loses_nothing(nodes: Nodes, many: Path, tmp_path: Path) -> 
     with nodes.client(*build, tmp_path / "alone") as client:
         assert client.wait(120) == 0
     assert content(Index(tmp_path / "ix")) == content(Index(tmp_path / "alone"))
-
-
-def test_a_node_without_the_photos_is_named(nodes: Nodes, many: Path, tmp_path: Path) -> None:
-    nodes.start(1)
-    nodes.start(2, hidden=many)
-    with nodes.client("index", "build", many, "-o", tmp_path / "ix", "--ray", nodes.head) as client:
-        out, err = client.communicate(timeout=120)
-    assert client.returncode == 1 and out == "" and err.count("\n") == 1
-    assert ".2 cannot read it; mount its folder at the same path on all nodes" in err

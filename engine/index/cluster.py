@@ -153,6 +153,10 @@ def _embedded_shards(
     on_gpus = engine.device != "cpu"
     resource = "GPU" if on_gpus else "CPU"
     slots = _slots(ray, resource)
+    if slots == 0:
+        raise ClusterError(
+            f"the Ray cluster has no {resource}; add a node with: ray start --address HOST:PORT"
+        )
     task = ray.remote(num_cpus=1, num_gpus=int(on_gpus), max_retries=RETRIES)(_embed_shard)
     options = replace(
         engine.options, model=None, device="cuda" if on_gpus else "cpu", threads=1, workers=1, cache=False
@@ -164,7 +168,7 @@ def _embedded_shards(
     shards = (todo[start : start + size] for start in range(0, len(todo), size))
     flying: dict[Any, Todo] = {}
     while True:
-        for shard in islice(shards, max(0, AHEAD * _slots(ray, resource) - len(flying))):
+        for shard in islice(shards, max(0, AHEAD * (_slots(ray, resource) or 1) - len(flying))):
             sent = [(Item(absolute(item.path)), entry) for item, entry in shard]
             flying[task.remote(model, sent)] = shard
         if not flying:
@@ -182,13 +186,8 @@ def _embedded_shards(
 
 
 def _slots(ray: ModuleType, resource: str) -> int:
-    """How many shards the cluster embeds at a time; nodes may come and go."""
-    count = int(ray.cluster_resources().get(resource, 0))
-    if count == 0:
-        raise ClusterError(
-            f"the Ray cluster has no {resource}; add a node with: ray start --address HOST:PORT"
-        )
-    return count
+    """How many shards the cluster embeds at a time; nodes come and go."""
+    return int(ray.cluster_resources().get(resource, 0))
 
 
 def _result(ray: ModuleType, ready: Any, shard: Todo) -> _Embedded:
@@ -247,8 +246,10 @@ def _embed_shard(model: _Model, shard: Todo) -> _Embedded:
 @lru_cache(maxsize=1)
 def _opened(model: _Model) -> Engine:
     """The engine of this worker, which keeps it for the shards to come."""
+    import cv2
     import ray
 
+    cv2.setNumThreads(1)  # others work beside it
     # With one thread an engine opens its file once.
     with tempfile.TemporaryDirectory(prefix="simmap-") as folder:
         path = Path(folder) / model.name

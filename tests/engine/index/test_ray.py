@@ -42,6 +42,9 @@ def address() -> Iterator[str]:
     """A cluster that this process is connected to, and what others call it."""
     # Ray's sockets lie there, whose paths may not be long.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    # So do files that a killed worker leaves.
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TMPDIR", folder)
     ray.init(
         address="local",
         num_cpus=2,
@@ -56,6 +59,7 @@ def address() -> Iterator[str]:
     try:
         waited(lambda: not processes(TOKEN))
     finally:
+        patch.undo()
         shutil.rmtree(folder)
 
 

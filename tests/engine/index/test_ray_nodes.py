@@ -91,7 +91,12 @@ class Nodes:
         with log.open("wb") as stream:
             self._nodes[at] = subprocess.Popen(
                 ["ip", "netns", "exec", self._names[at - 1], "sh", "-c", script, "sh", *command],
-                env={**ENVIRONMENT, "SIMMAP_NODE": f"node-{at}-{TOKEN}", "HIDDEN": str(hidden or "")},
+                env={
+                    **ENVIRONMENT,
+                    "SIMMAP_NODE": f"node-{at}-{TOKEN}",
+                    "HIDDEN": str(hidden or ""),
+                    "TMPDIR": str(own),  # for what a killed worker leaves
+                },
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,

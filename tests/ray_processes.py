@@ -1,4 +1,4 @@
-"""Ray's processes, for tests that kill them: known by the token in their environment."""
+"""Ray's processes, for tests that kill them, known by the token in their environment; and what they leave."""
 
 import os
 import signal
@@ -7,6 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+
+from simmap.engine.errors import StoreError
+from simmap.engine.index.embedded import Index
 
 _T = TypeVar("_T")
 
@@ -34,6 +37,14 @@ def kill_worker(token: str) -> int:
     os.kill(worker, signal.SIGKILL)
     waited(lambda: worker not in processes(token, TASK))
     return worker
+
+
+def rows(path: Path) -> int:
+    """How many images an index has, which may not be there yet."""
+    try:
+        return len(Index(path))
+    except StoreError:
+        return 0
 
 
 def waited(look: Callable[[], _T]) -> _T:

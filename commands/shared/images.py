@@ -27,12 +27,14 @@ def list_images(
 
     Raises:
         ConfigError, StorageError: as for ``list_source``.
-        UsageError: ``label_level`` beside ``labels``.
+        UsageError: ``label_level`` beside ``labels`` or a list.
     """
-    from simmap.engine.listing import list_source
+    from simmap.engine.listing import is_list, list_source
 
-    if labels is not None and label_level is not None:
-        raise click.UsageError("--label-level is for labels from folders; leave it or --labels out")
+    if label_level is not None and (labels is not None or is_list(source)):
+        raise click.UsageError(
+            "--label-level is for labels from folders; leave it out, or the list of labels"
+        )
     skipped = []
 
     def skip(path: str, error: ConfigError) -> None:

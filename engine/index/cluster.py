@@ -146,7 +146,7 @@ def _embedded_shards(
 
     Raises:
         ClusterError: the cluster has nothing to run on, a node cannot read what this one can, or the workers
-            of one shard have died again and again.
+            of one shard have died too often.
     """
     if not todo:
         return
@@ -205,8 +205,8 @@ def _result(ray: ModuleType, ready: Any, shard: Todo) -> _Embedded:
     except ray.exceptions.RayError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ClusterError(
-            f"{images}: {RETRIES + 1} workers have died with these images ({reason}); see the logs of Ray, "
-            "and embed them alone to find one that is at fault"
+            f"{images}: Ray gave up after {RETRIES + 1} attempts ({reason}); see its logs, and embed these "
+            "images alone to find one that is at fault"
         ) from error
 
 

@@ -301,3 +301,6 @@ def test_failures_of_sources_are_one_line(simmap: Simmap, folder: Path) -> None:
     failed(simmap("index", "build", "nonsense://a", "-o", "ix"), "nonsense://a: cannot be read")
     os.makedirs(folder / "list.csv")  # noqa: PTH103
     failed(simmap("index", "build", "photos/list.csv", "-o", "ix"), "list.csv: has no images")
+    (folder / "own.csv").write_text("path\ntop.jpg\n")
+    arguments = ("index", "build", "photos/own.csv", "-o", "ix", "--label-level", "path")
+    failed(simmap(*arguments), "--label-level is for labels from folders", code=2)

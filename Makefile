@@ -87,7 +87,7 @@ clean:
 	touch $@
 
 $(RUNTIME)/.test: $(RUNTIME)/.runtime
-	$(RUNTIME)/bin/python $(PIP) -e '.[cpu,server,milvus,postgres,test]'
+	$(RUNTIME)/bin/python $(PIP) -e '.[cpu,server,milvus,postgres,ray,test]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

@@ -58,7 +58,7 @@ def command(
     picture = check_picture(output, force=force)
     index = None if index_name is None else open_index(index_name)
     if folder is not None:
-        members = [item.path for item in list_images(folder)[0]]
+        members = [item.path for item in list_images(folder)[0].items]
         name, where = Path(folder).resolve().name, printable(folder)
     else:
         assert index is not None

@@ -114,7 +114,7 @@ def command(
         candidates = list(images)
         label_of_each = None
         if folder is not None:
-            items = list_images(folder, labels)[0]
+            items = list_images(folder, labels)[0].items
             candidates = [item.path for item in items]
             if any(item.label is not None for item in items):
                 label_of_each = [item.label for item in items]

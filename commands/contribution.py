@@ -50,7 +50,7 @@ def command(
         chosen = read_pairs(pairs_file)
     else:
         assert folder is not None
-        chosen = sample_pairs(list_images(folder, labels)[0], pairs, seed=seed)
+        chosen = sample_pairs(list_images(folder, labels)[0].items, pairs, seed=seed)
     options = choice.options()
     images = dict.fromkeys(chain.from_iterable(chosen))
     check_not_inputs([picture], [pairs_file, labels, *images, options.model, choice.config])

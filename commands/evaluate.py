@@ -57,7 +57,7 @@ def command(
     if output is not None and not faithfulness:
         raise click.UsageError("-o is the curve of --faithfulness")
     picture = None if output is None else check_curve(output, force=force)
-    items = list_images(folder, labels)[0]
+    items = list_images(folder, labels)[0].items
     paths, label_of_each = [item.path for item in items], [item.label for item in items]
     options = choice.options()
     check_not_inputs([picture], [*paths, labels, options.model, against, choice.config])

@@ -95,7 +95,9 @@ def command(
 
     # Before the heavy imports: a mistake in a recipe is reported at once.
     recipe = load_recipe(None if recipe_file is None else Path(recipe_file), flags)
-    photos = [] if recipe.calibrate is None else [item.path for item in list_images(recipe.calibrate)[0]]
+    photos = (
+        [] if recipe.calibrate is None else [item.path for item in list_images(recipe.calibrate)[0].items]
+    )
     photos += recipe.reference_photos()
     pair_path = None if pair is None else check_output(pair, force=force)
     check_not_inputs([Path(output), pair_path], [recipe_file, recipe.onnx, recipe.weights_path(), *photos])

@@ -1,6 +1,5 @@
 """``simmap index add``: more images, or changed ones."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 @make_command("add", "simmap index add photos.index more_photos")
 @index_argument
 @click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=FILE, help="Images, or folders as for build."
+    "paths", nargs=-1, required=True, metavar="PATH...", type=FILE, help="Images, or sources as for build."
 )
 @click.option("--label", metavar="LABEL", help="Class of all these images.")
 @labels_option
@@ -39,6 +38,7 @@ def command(
     from simmap.engine.engine import Engine
     from simmap.engine.index.opening import open_index
     from simmap.engine.index.update import update_index
+    from simmap.engine.listing import names_one
 
     from .shared.images import list_images
     from .shared.index_report import print_update
@@ -46,11 +46,11 @@ def command(
 
     index = open_index(index_name)
     items = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            items += list_images(str(path), labels, label_level, strict=strict)[0]
+    for path in paths:
+        if names_one(path):
+            items.append(Item(path, label))
         else:
-            items.append(Item(str(path), label))
+            items += list_images(path, labels, label_level, strict=strict)[0].items
     if label is not None:
         items = [Item(item.path, label) for item in items]
     with Engine(options=choice.options(index)) as engine, progress("images") as on_progress:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .index.search import search, search_embeddings
     from .index.store import about_of
     from .index.update import update_index
+    from .listing import list_source
     from .options import Options, load_options
     from .results import Activated, Embedded, Mapped, Pair, Vector
 
@@ -80,6 +81,7 @@ _MODULE_OF = {
     "explain": ".index.explain",
     "faithfulness": ".analysis.faithfulness",
     "find_images": ".dataset",
+    "list_source": ".listing",
     "load_options": ".options",
     "read_pairs": ".dataset",
     "make_index": ".index.opening",
@@ -128,6 +130,7 @@ __all__ = [
     "explain",
     "faithfulness",
     "find_images",
+    "list_source",
     "load_options",
     "make_index",
     "measure_recall",

@@ -4,13 +4,14 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePath
+from typing import Literal, TextIO
 
 import numpy as np
 
 from .errors import ConfigError, printable
 from .files import absolute
+from .urls import is_url
 
 LabelLevel = Literal["first", "last", "path"]
 
@@ -24,10 +25,12 @@ class Item:
     Attributes:
         path: of the file, the folder's path included.
         label: its class, or None.
+        status: bytes, and what changes with the file, where the listing of a storage has told them.
     """
 
     path: str
     label: str | None = None
+    status: tuple[int, int] | None = None
 
 
 def find_images(
@@ -65,13 +68,13 @@ def find_images(
     if not names:
         raise ConfigError(f"{shown}: has no images ({', '.join(sorted(SUFFIXES))})")
     if labels is None:
-        return [Item(str(folder / name), _label_of(name, label_level)) for name in names]
-    given = _read_labels(Path(labels), folder, {absolute(folder / name) for name in names})
+        return [Item(str(folder / name), label_of(name, label_level)) for name in names]
+    given = read_labels(Path(labels), str(folder), {absolute(folder / name) for name in names})
     return [Item(str(folder / name), given.get(absolute(folder / name))) for name in names]
 
 
-def _label_of(name: Path, level: LabelLevel) -> str | None:
-    """Of an image's path relative to the folder."""
+def label_of(name: PurePath, level: LabelLevel) -> str | None:
+    """The label of an image by its path relative to the folder; see ``find_images``."""
     folders = name.parts[:-1]
     if not folders:
         return None
@@ -118,14 +121,27 @@ def _is_folder(path: "Path | os.DirEntry[str]") -> bool:
         return False
 
 
-def _read_labels(path: Path, folder: Path, known: set[str]) -> dict[str, str]:
+def read_labels(path: Path, folder: str, known: set[str]) -> dict[str, str]:
+    """Labels by whole paths, from a CSV file as for ``find_images``.
+
+    Args:
+        path: the file.
+        folder: path or URL that its paths are relative to.
+        known: whole paths of the images that it may name.
+
+    Raises:
+        ConfigError: it cannot be read, lacks a column, or names another image.
+    """
     labels = {}
-    for line, row in _rows(path, ("path", "label")):
-        image = absolute(folder / row["path"])
+    for line, row in rows(path, ("path", "label")):
+        name = row["path"]
+        if is_url(folder):
+            image = name if is_url(name) else f"{folder}/{name}"
+        else:
+            image = absolute(Path(folder) / name)
         if image not in known:
             raise ConfigError(
-                f"{path}: line {line} names {printable(row['path'])}, "
-                f"which is no image in {printable(str(folder))}"
+                f"{path}: line {line} names {printable(name)}, which is no image in {printable(folder)}"
             )
         if row["label"]:
             labels[image] = row["label"]
@@ -139,26 +155,39 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
         ConfigError: the file cannot be read, lacks a column, or has no pairs.
     """
     path = Path(path)
-    pairs = [(str(path.parent / row["a"]), str(path.parent / row["b"])) for _, row in _rows(path, ("a", "b"))]
+    pairs = [(str(path.parent / row["a"]), str(path.parent / row["b"])) for _, row in rows(path, ("a", "b"))]
     if not pairs:
         raise ConfigError(f"{path}: has no pairs; give one a line, below the header a,b")
     return pairs
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and wanted columns of each row of a CSV file with a header."""
+def rows(
+    path: str | Path, columns: Sequence[str], optional: Sequence[str] = (), text: TextIO | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and wanted columns of each row of a CSV file with a header.
+
+    Args:
+        path: of the file.
+        columns: that it must have.
+        optional: that it may have.
+        text: what it holds, where it has been read already.
+
+    Raises:
+        ConfigError: it cannot be read, or lacks a column.
+    """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
+        with Path(path).open(newline="", encoding="utf-8-sig") if text is None else text as stream:
             reader = csv.DictReader(stream)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise ConfigError(
                     f"{path}: lacks the column {missing[0]!r}; its first line must name {','.join(columns)}"
                 )
+            wanted = [*columns, *(name for name in optional if name in (reader.fieldnames or ()))]
             for row in reader:
-                if any(row[name] is None for name in columns):
+                if any(row[name] is None for name in wanted):
                     raise ConfigError(f"{path}: line {reader.line_num} has too few columns")
-                yield reader.line_num, {name: row[name].strip() for name in columns}
+                yield reader.line_num, {name: row[name].strip() for name in wanted}
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:

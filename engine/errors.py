@@ -14,6 +14,10 @@ class ImageError(SimmapError):
     """An image that cannot be read, decoded or embedded."""
 
 
+class StorageError(ImageError):
+    """An image whose storage cannot be reached: nothing is known of the image itself."""
+
+
 class ArtifactError(SimmapError):
     """A model file that is not a simmap artifact, is damaged, or does not do what its contract says."""
 
@@ -36,6 +40,10 @@ class OutputError(SimmapError):
 
 class StoreError(SimmapError):
     """An index that is missing, damaged, in use, or made by another model."""
+
+
+class ClusterError(SimmapError):
+    """A Ray cluster that cannot be reached, or whose nodes cannot do their work."""
 
 
 class DecompositionError(SimmapError, ValueError):

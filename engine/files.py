@@ -7,11 +7,36 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError, printable
+from .urls import is_url, url_status
 
 
 def absolute(path: str | Path) -> str:
-    """The path from the root, with links kept: two links to one photo are two images."""
+    """The path from the root, with links kept: two links to one photo are two images.
+
+    A URL is one already, and loses the slashes at its end.
+    """
+    if is_url(path):
+        scheme, mark, rest = path.partition("://")
+        return scheme + mark + rest.rstrip("/")
     return os.path.abspath(path)  # noqa: PTH100
+
+
+def is_elsewhere(name: str) -> bool:
+    """Whether an image's id is a whole path or URL: it is none relative to the root of its index."""
+    return is_url(name) or Path(name).is_absolute()
+
+
+def status_of(path: str | Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds of a file; of a URL, see ``find_urls``.
+
+    Raises:
+        OSError: it is not there, or nothing may be known of it.
+        StorageError: the storage of a URL cannot be reached.
+    """
+    if is_url(path):
+        return url_status(path)
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def check_output(path: str | Path, *, force: bool) -> Path:

@@ -5,6 +5,7 @@ import stat
 from typing import Literal
 
 from ..errors import ImageError
+from ..urls import is_url, read_url
 
 Format = Literal["JPEG", "PNG", "WebP", "TIFF", "BMP"]
 _HEAD_BYTES = 18  # enough for format_of
@@ -14,12 +15,19 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def read(path: str, name: str) -> bytes:
-    """The bytes of a file that begins as an image does; ``name`` is what errors call it.
+    """The bytes of a file that begins as an image does, or of what a URL names.
+
+    Args:
+        path: of the file, or a URL as ``urls.read_url`` takes it.
+        name: what errors call it.
 
     Raises:
+        StorageError: the storage of a URL cannot be reached.
         ImageError: there is no such file, it may not be read, it is no regular file, or of another format.
     """
     try:
+        if is_url(path):
+            return read_url(path, name)
         # Before it is opened, since that alone does something to many a device.
         _require_regular(os.stat(path).st_mode, name)  # noqa: PTH116
         with open(os.open(path, _FLAGS), "rb") as stream:  # noqa: PTH123

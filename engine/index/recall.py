@@ -15,6 +15,7 @@ from ..engine import Engine
 from ..errors import StoreError, printable
 from ..results import Embedded
 from ..types import Array
+from ..urls import is_url
 from .store import MissingImageError, Recall, VectorStore
 
 DEPTH = 10  # results of a query
@@ -86,10 +87,10 @@ def _ask(
     return whole, region
 
 
-def _paths(store: VectorStore, ids: list[str], rng: np.random.Generator) -> Iterator[Path]:
+def _paths(store: VectorStore, ids: list[str], rng: np.random.Generator) -> Iterator[str]:
     for at in rng.permutation(len(ids))[:FILES]:
-        path = Path(store.path_of(ids[at]))
-        if path.is_file():
+        path = store.path_of(ids[at])
+        if is_url(path) or Path(path).is_file():
             yield path
 
 

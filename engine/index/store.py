@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from ..engine import Engine
 from ..errors import DecompositionError, StoreError, printable
-from ..files import absolute
+from ..files import absolute, is_elsewhere
 from ..types import Array
+from ..urls import is_url
 
 ENOUGH = 0.99  # recall; a search in an approximate index of less says so
 TOLERANCE = 1e-3  # of a vector's length from 1, when it is added
@@ -22,7 +23,7 @@ class Entry(NamedTuple):
     """What an index keeps of an image beside its vector.
 
     Attributes:
-        id: the path relative to the index's root, or absolute for an image elsewhere.
+        id: the path relative to the index's root, or the whole path or URL of an image elsewhere.
         label: its class, or None.
         height, width: pixels of the photo, EXIF orientation applied.
         bytes, mtime_ns: of the file when it was embedded; tell whether it has changed since.
@@ -195,13 +196,18 @@ class VectorStore(ABC):
         return self.about.root
 
     def path_of(self, name: str) -> str:
-        """The file of the image with the id ``name``."""
-        return str(Path(self.root) / name)
+        """The file, or the URL, of the image with the id ``name``."""
+        if is_url(self.root) and not is_elsewhere(name):
+            return f"{self.root}/{name}"
+        return name if is_url(name) else str(Path(self.root) / name)
 
     def id_of(self, path: str | Path) -> str:
-        """The id of the image file ``path``."""
-        whole = Path(absolute(path))
-        return str(whole.relative_to(self.root) if whole.is_relative_to(self.root) else whole)
+        """The id of the image file or URL ``path``."""
+        whole = absolute(path)
+        if is_url(whole):
+            return whole.removeprefix(f"{self.root}/")
+        below = not is_url(self.root) and Path(whole).is_relative_to(self.root)
+        return str(Path(whole).relative_to(self.root)) if below else whole
 
     def ids_below(self, path: str | Path) -> list[str]:
         """Ids of the image with the file ``path``, or of all images in that folder and its sub-folders.
@@ -213,12 +219,16 @@ class VectorStore(ABC):
         """
         if not str(path):
             raise StoreError(f"{printable(self.name)}: an empty path names no image; give a file or a folder")
-        whole, name = Path(absolute(path)), self.id_of(path)
+        whole, name = absolute(path), self.id_of(path)
         start = name.rstrip(os.sep) + os.sep
         names = self._present(name)
-        if Path(self.root).is_relative_to(whole):
-            # Images that were added from elsewhere have absolute paths for their ids.
-            names += [one for one in self.ids() if not Path(one).is_absolute()]
+        if (
+            f"{self.root}/".startswith(f"{whole}/")
+            if is_url(whole)
+            else Path(self.root).is_relative_to(whole)
+        ):
+            # Images that were added from elsewhere have whole paths for their ids.
+            names += [one for one in self.ids() if not is_elsewhere(one)]
         return names + self.ids(start, start[:-1] + chr(ord(os.sep) + 1))
 
     def _present(self, name: str) -> list[str]:

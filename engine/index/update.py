@@ -4,19 +4,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from .. import decompose
 from ..dataset import Item
 from ..engine import Engine
-from ..errors import ImageError, SimmapError
+from ..errors import ImageError, SimmapError, StorageError
+from ..files import is_elsewhere, status_of
 from ..images.photo import Source
 from ..types import Array
 from .store import Entry, VectorStore
 
 COMMIT_ROWS, COMMIT_SECONDS = 256, 2.0  # of embedding between two writes of a build
+
+# What gives entries and unit vectors (n, D) of images, in any order; see ``embedded_batches``.
+Embed = Callable[
+    [Engine, Sequence[tuple[Item, Entry]], Callable[[Source, SimmapError], None] | None],
+    Iterator[tuple[list[Entry], Array]],
+]
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Update:
         added: images embedded and written, changed ones among them.
         kept: images that were there already.
         removed: images that were there and are no longer.
-        skipped: path and error of the images that cannot be embedded.
+        skipped: path and error of the images that cannot be embedded, in the order of the items.
     """
 
     added: int
@@ -44,10 +50,11 @@ def update_index(
     prune: bool = False,
     strict: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    embed: Embed | None = None,
 ) -> Update:
     """Embed the images that the index lacks, or whose files have changed, and add them.
 
-    An image that was there and can no longer be embedded is removed.
+    An image that was there and can no longer be embedded is removed, unless its storage cannot be reached.
 
     What is embedded is written every few seconds, also when an error or an interrupt ends the run: the
     next run goes on from there. The build of a new index that was interrupted ends with the same files
@@ -60,14 +67,17 @@ def update_index(
         prune: remove other images below the index's root, whose files have gone.
         strict: raise the error of an image that cannot be embedded, instead of leaving it out.
         on_progress: called with the images done, which are on the disk, and their total.
+        embed: where to embed; None takes this machine, ``cluster.ray_cluster`` gives another.
 
     Raises:
         StoreError: the index is of another model, or cannot be written.
+        StorageError: the storage of an image does not say whether it has changed.
         ImageError: with ``strict``, an image that cannot be embedded.
     """
     index.check_model(engine)
     known = {entry.id: entry for entry in index.entries()}
     skipped: list[tuple[str, str]] = []
+    unknown: set[str] = set()
     # One image may be given by several paths.
     named = {index.id_of(item.path): item for item in items}
     todo: list[tuple[Item, Entry]] = []
@@ -75,13 +85,14 @@ def update_index(
     kept = 0
     for name, item in named.items():
         try:
-            status = Path(item.path).stat()
+            status = item.status or status_of(item.path)
         except OSError as error:
+            refusal = f"{item.path}: cannot be read: {error.strerror or 'there is no such file'}"
             if strict:
-                raise ImageError(f"{item.path}: cannot be read: {error.strerror}") from error
-            skipped.append((item.path, f"{item.path}: cannot be read: {error.strerror}"))
+                raise ImageError(refusal) from error
+            skipped.append((item.path, refusal))
             continue
-        entry = Entry(name, item.label, 0, 0, status.st_size, status.st_mtime_ns)
+        entry = Entry(name, item.label, 0, 0, *status)
         old = known.get(name)
         if old is None or old[4:] != entry[4:]:
             todo.append((item, entry))
@@ -105,19 +116,22 @@ def update_index(
         nonlocal done
         done += 1
         skipped.append((str(source), str(error)))
+        if isinstance(error, StorageError):
+            unknown.add(index.id_of(str(source)))
 
     try:
-        for entries, vectors in embedded_batches(engine, todo, None if strict else refuse):
+        for entries, vectors in (embed or embedded_batches)(engine, todo, None if strict else refuse):
             index.upsert(entries, vectors)
             added += len(entries)
             report(len(entries))
     finally:
         report(0)
-    gone = {index.id_of(path) for path, _ in skipped} & known.keys()
+    gone = {index.id_of(path) for path, _ in skipped} & known.keys() - unknown
     if prune:
-        # An image from elsewhere has an absolute path for its id.
-        gone |= {name for name in known if name not in named and not Path(name).is_absolute()}
+        gone |= {name for name in known if name not in named and not is_elsewhere(name)}
     removed = index.delete(sorted(gone))
+    order = {item.path: at for at, item in enumerate(named.values())}
+    skipped.sort(key=lambda one: order[one[0]])
     index.settle()
     return Update(added, kept, removed, tuple(skipped))
 

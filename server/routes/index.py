@@ -13,6 +13,7 @@ from simmap.engine.errors import OutputError, StoreError
 from simmap.engine.files import write_bytes
 from simmap.engine.images.read import format_of
 from simmap.engine.index.store import Entry
+from simmap.engine.urls import is_url
 
 from .. import answers
 from ..documents import WORK, Added, body, problems
@@ -26,7 +27,7 @@ UPLOADS = "uploads"  # below the index's root: where added images lie, under the
 LONGEST_LABEL = 200
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
 
-router = APIRouter(tags=["index"], dependencies=[needs("change")], responses=problems(404, 507, *WORK))
+router = APIRouter(tags=["index"], dependencies=[needs("change")], responses=problems(404, 409, 507, *WORK))
 
 _LABEL: dict[str, Any] = {
     "type": "string", "minLength": 1, "maxLength": LONGEST_LABEL, "description": "its class"
@@ -63,6 +64,8 @@ def _add(work: Work, kind: str, content: bytes) -> Response:
 def _store(work: Work, data: bytes, embedding: Any, size: tuple[int, ...], label: str | None) -> str:
     """Write the file, then its row; the id of both."""
     index = index_of(work.opened)
+    if is_url(index.root):
+        raise ProblemError(409, "elsewhere", "the images of this index lie behind a URL; add this one there")
     suffix = _SUFFIXES[format_of(data, "image")]
     path = Path(index.root) / UPLOADS / (hashlib.sha256(data).hexdigest()[:32] + suffix)
     name = index.id_of(path)

@@ -1,7 +1,6 @@
 """Searching the index, and the images that are found."""
 
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes
 
@@ -158,7 +157,7 @@ def _thumbnail(work: Work, name: str, side: int, suffix: Literal[".jpg", ".png"]
     gone = ProblemError(404, "gone", "the file of this image cannot be read any more")
     try:
         with work.metrics.stage("decode"):
-            pixels = load(Path(index.path_of(name)), max_pixels=work.opened.engine.options.max_pixels).pixels
+            pixels = load(index.path_of(name), max_pixels=work.opened.engine.options.max_pixels).pixels
     except ImageError as error:
         raise gone from error
     height, width = pixels.shape[:2]

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE.parents[1] / "build" / "fuzz"
 TESTS = [*sorted(HERE.glob("test_*.py")), HERE.parent / "test_invariants.py"]
-ROUND = 60.0  # seconds of tries in a round; its last try may take longer
+ROUND = 60.0  # the most seconds of tries in a round; its last try may take longer
 SHORTEST = 5.0  # seconds that are worth a round
 
 
@@ -51,7 +51,7 @@ def run_round(test: Path, number: int, limit: float) -> tuple[int, int, str | No
 
 
 def main() -> int:
-    """Run until the minutes are over; the exit code says whether anything was found."""
+    """Run until the minutes are over, each kind at least once; the exit code: whether anything was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -60,27 +60,31 @@ def main() -> int:
     tests = [t for t in TESTS if not arguments.kinds or t.stem.removeprefix("test_") in arguments.kinds]
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir(parents=True)
+    workers = arguments.processes
     end = time.monotonic() + 60 * arguments.minutes
-    numbers = count(1)
+    numbers = count()  # of the rounds, which all workers share, so that the kinds take turns
     totals = {test: [0, 0, 0.0] for test in tests}
     findings: dict[tuple[str, str], int] = {}
 
-    def work(first: int) -> None:
-        for turn in count(first):
-            test = tests[turn % len(tests)]
+    def work() -> None:
+        for number in numbers:
             left = end - time.monotonic()
-            if left < SHORTEST:
+            if left < SHORTEST and number >= len(tests):  # each kind has had a round
                 return
-            made, found, what, seconds = run_round(test, next(numbers), min(ROUND, left))
+            turn = number % len(tests)
+            test = tests[turn]
+            # Half of what is left is shared by the kinds to come: a round takes longer than its tries.
+            share = left * workers / (2 * (len(tests) - turn))
+            made, found, what, seconds = run_round(test, number, max(SHORTEST, min(ROUND, left, share)))
             for at, value in enumerate((made, found, seconds)):
                 totals[test][at] += value
             if what is not None:
                 key = (test.stem.removeprefix("test_"), what)
                 findings[key] = findings.get(key, 0) + 1
 
-    workers = arguments.processes
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, range(0, workers * len(tests), max(1, len(tests) // workers + 1))))
+        for ended in [pool.submit(work) for _ in range(workers)]:
+            ended.result()
     print(f"{'kind':16} {'tries':>9} {'rounds that found something':>28} {'seconds':>8}")
     for test, (made, found, seconds) in totals.items():
         print(f"{test.stem.removeprefix('test_'):16} {made:>9} {found:>28} {seconds:>8.0f}")

@@ -294,3 +294,10 @@ def test_a_tile_may_be_larger_than_the_image():
 def test_a_tiff_of_planes_of_which_one_alone_is_there_is_cut_off():
     assert load(tiff(smooth(), t284=1)).pixels.shape == (40, 56, 3)
     refused(tiff(smooth(), t284=2), "is cut off")
+
+
+def test_a_tile_that_lies_beyond_the_end_of_the_file_is_cut_off():
+    whole = sized(zlib.compress(bytes(256)), tile=(LONG, long(16)))
+    counts = whole.index(struct.pack("<HHI", 325, LONG, 1)) + 8
+    assert load(whole).pixels.shape == (10, 10, 3)
+    refused(whole[:counts] + long(len(whole)) + whole[counts + 4 :], "is cut off")

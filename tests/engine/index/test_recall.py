@@ -1,5 +1,6 @@
 """The measure of an index's recall: of what it asks, and what an exact index gets."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ from index_common import ENGINE
 
 from simmap.engine import StoreError, find_images, measure_recall, update_index
 from simmap.engine.images.geometry import Geometry
+from simmap.engine.index import recall as measure
 from simmap.engine.index.embedded import Index
 from simmap.engine.index.recall import _region
 from simmap.engine.results import Embedded
+from simmap.engine.types import Array
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 7), (5, 2)])
@@ -59,3 +62,25 @@ def test_an_exact_index_finds_all_and_photos_that_are_gone_do_not_ask(made: Inde
         Path(item.path).unlink()
     with pytest.raises(StoreError, match="none of its photos can be read"):
         measure_recall(ENGINE, target)
+
+
+class Late(Index):
+    """An index that misses the five best."""
+
+    def search(
+        self, queries: Array, k: int, *, exclude: Collection[str] = ()
+    ) -> list[list[tuple[str, float]]]:
+        return [hits[5:] for hits in super().search(queries, k + 5, exclude=exclude)]
+
+
+@pytest.mark.parametrize("batch", [7, 1000])
+def test_an_index_that_misses_five_of_ten_has_a_recall_of_a_half(
+    made: Index, photos: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(measure, "BATCH", batch)
+    path = made.path.parent / "other"
+    update_index(Index.create(path, ENGINE, photos), ENGINE, find_images(photos))
+    told: list[tuple[int, int]] = []
+    recall = measure_recall(ENGINE, Late(path), queries=4, on_progress=lambda *counts: told.append(counts))
+    assert recall == (0.5, 0.5, 4, 60)
+    assert told == [(min(end, 60), 60) for end in range(batch, 60 + batch, batch)]

@@ -11,7 +11,9 @@ from rewriting import rewritten
 from common import ARTIFACTS
 from simmap.engine import ArtifactError, Engine, Options
 from simmap.engine.network import Network
+from simmap.engine.places import SumCheck
 from simmap.engine.runtime.session import Session
+from simmap.engine.types import Array
 
 
 def threads(session: Session) -> int:
@@ -48,3 +50,23 @@ def test_a_map_of_another_size_than_the_contract_says_is_refused(
     photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     with pytest.raises(ArtifactError, match=r"an embedding \(5,\) and a map \(8, 12, 5\), but its contract"):
         list(engine.embed([photo]))
+
+
+def test_the_first_run_of_a_session_and_one_of_64_after_it_are_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked: list[None] = []
+    check = SumCheck.check
+
+    def counted(self: SumCheck, embedding: Array, places: Array) -> None:
+        checked.append(None)
+        check(self, embedding, places)
+
+    monkeypatch.setattr(SumCheck, "check", counted)
+    engine = Engine(ARTIFACTS / "avg.onnx", device="cpu", options=Options(threads=1, workers=1, cache=False))
+    photo = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    counts = []
+    for photos in (1, 63, 1):
+        list(engine.embed([photo] * photos))
+        counts.append(len(checked))
+    assert counts == [1, 1, 2]

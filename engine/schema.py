@@ -30,21 +30,22 @@ def from_mapping(target: Any, value: object, name: str) -> Any:
             if key not in hints:
                 raise ValueError(f"{name} has the unknown key {_key(key)!r}; allowed are {', '.join(hints)}")
         # A flat name for the fields at the top, a dotted one below: what a user searches for.
-        prefix = "" if "." not in name and name in ("contract", "options", "recipe") else f"{name}."
+        prefix = "" if name in ("contract", "options", "recipe") else f"{name}."
         given = {key: from_mapping(hints[key], item, f"{prefix}{key}") for key, item in value.items()}
         try:
             return cast(Any, target)(**given)
         except TypeError:
-            required = [f.name for f in fields(target) if f.name not in given and _is_required(f)]
-            raise ValueError(f"{prefix}{required[0]} is missing") from None
+            # Fields without a default come first.
+            missing = next(one.name for one in fields(target) if one.name not in given)
+            raise ValueError(f"{prefix}{missing} is missing") from None
     origin, arguments = typing.get_origin(target), typing.get_args(target)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
+        if value is None:
             return None
         (target,) = [a for a in arguments if a is not type(None)]
         return from_mapping(target, value, name)
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
+        if value not in arguments:
             raise ValueError(f"{name} is {shortened(value)}, must be one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
@@ -94,12 +95,6 @@ def _kind(value: object) -> str:
 def _key(key: object) -> object:
     """A key as an error names it."""
     return key[:40] + "..." if isinstance(key, str) and len(key) > 43 else key
-
-
-def _is_required(item: Any) -> bool:
-    from dataclasses import MISSING
-
-    return item.default is MISSING and item.default_factory is MISSING
 
 
 _MOST_BYTES = 1 << 20

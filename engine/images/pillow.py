@@ -139,7 +139,7 @@ def _check_tiff(image: Any, data: bytes, name: str, max_pixels: int) -> tuple[in
     if _LAYOUT & _tags_at(data, tags.offset) - set(tags):
         raise undecodable(name, "TIFF")
     bits = max(tags.get(_BITS, (1,)))
-    if bits > 16 or image.mode in ("I", "F") or set(tags.get(_SAMPLE_FORMAT, (1,))) - {1, 4}:
+    if bits > 16 or image.mode in ("I", "F") or set(tags.get(_SAMPLE_FORMAT, (1,))) - {1}:
         raise ImageError(
             f"{name}: is a TIFF of {bits}-bit, signed or floating samples; "
             "save it with 8 or 16 bits, unsigned"

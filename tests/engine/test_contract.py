@@ -271,3 +271,19 @@ def test_long_values_and_keys_are_shortened_in_errors() -> None:
         with pytest.raises(ArtifactError) as caught:
             Contract.from_metadata({SCHEMA_KEY: "2", CONTRACT_KEY: json.dumps(contract)}, name="f")
         assert f"unknown key {key!r};" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["height", "width", "channels", "dimension", "grid_height", "grid_width"])
+def test_sizes_are_from_1_to_what_31_bits_hold(field: str) -> None:
+    def of(size: int) -> dict[str, str]:
+        def change(data: dict[str, Any]) -> None:
+            data["bias"] = None
+            (data["input"] if field in data["input"] else data)[field] = size
+
+        return changed(change)
+
+    for size in (1, 2**31 - 1):
+        assert Contract.from_metadata(of(size), name="f")
+    for size in (0, 2**31):
+        with pytest.raises(ArtifactError, match=f"{field} is {size}, must be at least 1 and below"):
+            Contract.from_metadata(of(size), name="f")

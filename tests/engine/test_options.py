@@ -1,6 +1,7 @@
 """Options in YAML: the file that ships is the defaults, and every mistake is named."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,26 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"b.yaml: (cannot be read|is not plain YAML)"):
         load_options(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most", "below", "above"),
+    [
+        ("threads", 0, 1024, -1, 1025),
+        ("workers", 0, 1024, -1, 1025),
+        ("max_pixels", 1, 10**12, 0, None),
+        ("size", (1, 1), (8192, 8192), (1, 0), (8193, 1)),
+        ("panel_height", 32, 4096, 31, 4097),
+        ("opacity", 1e-9, 1.0, 0.0, 1.01),
+        ("scale", 1e-9, 1e9, 0.9e-9, 1.1e9),
+    ],
+)
+def test_the_bounds_of_an_option_are_allowed_and_what_lies_beyond_is_not(
+    name: str, least: Any, most: Any, below: Any, above: Any
+) -> None:
+    for value in (least, most):
+        assert getattr(Options(**{name: value}), name) == value
+    for value in (below, above):
+        if value is not None:
+            with pytest.raises(ConfigError, match=f"^{name} is "):
+                Options(**{name: value})

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import ARTIFACTS, PHOTOS
-from simmap.engine import ConfigError, Engine
+from simmap.engine import ArtifactError, ConfigError, Engine
 from simmap.engine.errors import ImageError, SimmapError
 from simmap.engine.images.photo import Photo, Source
 from simmap.engine.options import Options
+from simmap.engine.runtime.session import run_options
+from simmap.engine.streams import _terminate
 
 BATCHES = [None, 1, 2, 3, 5]
 ENGINES: dict[tuple[str, int], Engine] = {}
@@ -399,3 +401,13 @@ def test_an_interrupt_ends_a_stream(batch_size: int | None) -> None:
         _, told = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     assert told.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_stream_that_ends_early_ends_its_runs() -> None:
+    runs = run_options()
+    assert not runs.terminate
+    _terminate(runs)()
+    session = engine_of("avg", 1)._network.session
+    photo = np.zeros((session.contract.input.height, session.contract.input.width, 3), np.uint8)
+    with pytest.raises(ArtifactError, match="the network failed"):
+        session.infer([photo], session.contract.explained, runs)

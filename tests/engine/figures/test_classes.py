@@ -46,7 +46,7 @@ def test_each_photo_is_under_its_own_map_the_most_typical_first(monkeypatch: pyt
     assert [len(row.stacks) for row in rows] == [2, 1]
 
 
-@pytest.mark.parametrize(("count", "columns", "side"), [(2, 2, 800), (9, 3, 533), (40, 6, 266)])
+@pytest.mark.parametrize(("count", "columns", "side"), [(2, 2, 800), (9, 3, 533), (60, 6, 266)])
 def test_more_images_make_more_columns_of_smaller_panels(
     count: int, columns: int, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

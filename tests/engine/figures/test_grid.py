@@ -14,7 +14,7 @@ from simmap.engine.errors import ConfigError
 from simmap.engine.figures import grid as grids
 from simmap.engine.figures import text
 from simmap.engine.figures.grid import Row, grid
-from simmap.engine.figures.layout import Layout
+from simmap.engine.figures.layout import ROW_TITLE, Layout
 from simmap.engine.figures.legend import Legend
 from simmap.engine.figures.panel import Panel, overlay
 from simmap.engine.images.geometry import Geometry
@@ -95,6 +95,12 @@ def test_rows_of_unlike_lengths_and_no_rows() -> None:
     assert drawn.places[0][0] == drawn.places[2][0]
     assert drawn.places[2][1] - drawn.places[0][3] == round(grids.ROW_GAP * 0.9)  # no legend without a map
     assert grid([], PLAIN).pixels.shape[2] == 3
+
+
+def test_a_title_stands_close_above_its_row() -> None:
+    stacks = [[Panel(plain(90, 90, 0))]]
+    plainly, titled = grid([Row(stacks)], PLAIN), grid([Row(stacks, "a title")], PLAIN)
+    assert titled.places[0][1] - plainly.places[0][1] == round(1.6 * ROW_TITLE * 0.9)
 
 
 # --- scale --------------------------------------------------------------------------------------

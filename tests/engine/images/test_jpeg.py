@@ -209,3 +209,16 @@ def test_a_small_file_of_many_scans_is_refused_at_once():
     # A film behind a photo, as phones write it, is no scan.
     film = np.random.default_rng(0).bytes(20_000_000)
     assert load(whole + film).pixels.shape == (3000, 3000, 3)
+
+
+@pytest.mark.parametrize(
+    "jpeg",
+    [
+        with_segment(encode(smooth(), ".jpg"), b"Exif\0\0 in a comment", 0xFE),
+        # Pillow reads no header that has a colour profile without its number.
+        with_segment(with_segment(encode(smooth(), ".jpg"), b"Exif\0\0" + exif(6)), b"ICC_PROFILE\0", 0xE2),
+    ],
+    ids=["comment", "unreadable"],
+)
+def test_a_jpeg_whose_orientation_cannot_be_found_stays_as_it_is(jpeg):
+    np.testing.assert_array_equal(load(jpeg).pixels, load(encode(smooth(), ".jpg")).pixels)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simmap.engine.errors import ImageError
+from simmap.engine.images import pillow
 from simmap.engine.images.decode import load
 
 
@@ -265,13 +266,24 @@ def test_sizes_above_the_limit_of_pillow_itself_are_allowed(monkeypatch):
         assert np.array_equal(load(saved(Image.fromarray(smooth()), form)).pixels, smooth())
     compressed = saved(Image.fromarray(smooth()), "TIFF", compression="tiff_lzw")
     assert np.array_equal(load(compressed).pixels, smooth())
+    for orientation in range(1, 9):
+        turned = saved(Image.fromarray(smooth()), "TIFF", compression="tiff_lzw", tiffinfo={274: orientation})
+        assert load(turned).pixels.shape[:2] == ((40, 56) if orientation < 5 else (56, 40))
+
+
+def test_large_images_are_converted_a_strip_at_a_time(monkeypatch):
+    monkeypatch.setattr(pillow, "_STRIP", 3 * 56)
+    assert np.array_equal(load(encode(smooth(), ".png")).pixels, smooth())
+    wide = smooth()[..., 0].astype(np.uint16) << 8
+    assert np.array_equal(load(tiff(wide)).pixels[..., 1], smooth()[..., 0])
 
 
 @pytest.mark.parametrize("tag", [258, 262, 277])
-def test_a_tiff_with_a_tag_that_cannot_be_read_is_refused(tag):
-    data = bytearray(tiff(smooth()[..., 0]))
-    at = data.rindex(struct.pack("<HH", tag, 3))
-    data[at + 2 : at + 4] = struct.pack("<H", 99)  # a type that there is not
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+def test_a_tiff_with_a_tag_that_cannot_be_read_is_refused(tag, order, big):
+    data = bytearray(tiff(smooth()[..., 0], order, big))
+    at = data.rindex(struct.pack(order + "HH", tag, 3))
+    data[at + 2 : at + 4] = struct.pack(order + "H", 99)  # a type that there is not
     refused(bytes(data), "damaged TIFF")
 
 
@@ -288,9 +300,17 @@ def test_a_png_of_few_rows_that_lacks_the_end_of_its_pixels_is_cut_off(height):
 def test_a_tile_may_be_larger_than_the_image():
     tile = np.arange(256, dtype=np.uint8).reshape(16, 16)
     data = sized(zlib.compress(tile.tobytes()), tile=(LONG, long(16)))
-    np.testing.assert_array_equal(load(data).pixels, np.stack([tile[:10, :10]] * 3, axis=-1))
+    for limit in ({}, {"max_pixels": 100}):
+        np.testing.assert_array_equal(load(data, **limit).pixels, np.stack([tile[:10, :10]] * 3, axis=-1))
 
 
 def test_a_tiff_of_planes_of_which_one_alone_is_there_is_cut_off():
     assert load(tiff(smooth(), t284=1)).pixels.shape == (40, 56, 3)
     refused(tiff(smooth(), t284=2), "is cut off")
+
+
+def test_a_tile_that_lies_beyond_the_end_of_the_file_is_cut_off():
+    whole = sized(zlib.compress(bytes(256)), tile=(LONG, long(16)))
+    counts = whole.index(struct.pack("<HHI", 325, LONG, 1)) + 8
+    assert load(whole).pixels.shape == (10, 10, 3)
+    refused(whole[:counts] + long(len(whole)) + whole[counts + 4 :], "is cut off")

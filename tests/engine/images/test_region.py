@@ -2,14 +2,16 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from simmap.engine.errors import ImageError
 from simmap.engine.images.geometry import Geometry
-from simmap.engine.images.region import region_weights
+from simmap.engine.images.region import load_mask, region_weights
 
 
 def sampled_weights(
@@ -118,3 +120,17 @@ def test_a_box_that_ends_in_the_first_pixel_is_on_the_photo_and_one_before_it_is
     for box in [(-5, 0, 5, 5), (0, -5, 5, 5), (0, 60, 5, 5), (100, 0, 5, 5)]:
         with pytest.raises(ImageError, match="is off the photo"):
             region_weights(GEOMETRIES[0], 1, 1, boxes=[box])
+
+
+def test_a_box_that_begins_within_the_first_pixel_counts_no_more_than_it_covers() -> None:
+    weights = region_weights(GEOMETRIES[0], 1, 1, boxes=[(0.5, 0.25, 9.5, 9.75)])
+    assert weights == pytest.approx(np.array([[9.5 * 9.75 / 6000]]))
+
+
+def test_half_light_of_any_channel_is_inside_a_mask(tmp_path: Path) -> None:
+    pixels = np.array([[[127, 127, 127], [128, 0, 0], [0, 0, 128], [0, 255, 0]]], np.uint8)
+    cv2.imwrite(str(tmp_path / "mask.png"), pixels)
+    assert load_mask(tmp_path / "mask.png").tolist() == [[False, True, True, True]]
+    cv2.imwrite(str(tmp_path / "dark.png"), pixels[:, :1])
+    with pytest.raises(ImageError, match=r"dark\.png: the mask is dark everywhere"):
+        load_mask(tmp_path / "dark.png")

@@ -353,3 +353,11 @@ def test_infinity_in_the_database_is_damage(made: Index, column: str) -> None:
         connection.commit()
     with pytest.raises(StoreError, match="is damaged"):
         made.entries()
+
+
+@pytest.mark.parametrize("row", [-1, 2])
+def test_a_row_that_the_index_does_not_have_is_damage(made: Index, row: int) -> None:
+    add(made, 0, "a", "b")
+    sql(f"UPDATE images SET row = {row} WHERE id = x'62'")(made.path)
+    with pytest.raises(StoreError, match=f"is damaged .*there is a row {row} of 2"):
+        made.entries()

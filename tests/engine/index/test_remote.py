@@ -1,6 +1,8 @@
 """What the adapters of servers share, without a server."""
 
 import math
+import socket
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -106,3 +108,20 @@ def test_what_is_no_kind_of_index_is_named() -> None:
     for name in ("http://host/x", "s3://bucket", "://x"):
         with pytest.raises(StoreError, match="is no kind of index; give a folder, milvus://"):
             open_index(name)
+
+
+def test_a_server_that_never_answered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg")
+    tries: list[int] = []
+
+    def pauses() -> Iterator[float]:
+        for number in range(3):
+            tries.append(number)
+            yield 0.0
+
+    monkeypatch.setattr(remote, "PAUSES", pauses())
+    with socket.socket() as closed:  # bound, so that nobody else listens there
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(StoreError, match="the server cannot be reached"):
+            open_index(f"postgresql://me@127.0.0.1:{closed.getsockname()[1]}/x?table=x")
+    assert tries == [0]

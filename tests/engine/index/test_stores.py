@@ -132,7 +132,9 @@ def test_an_empty_index_gives_nothing(place: Place) -> None:
     add(target, 0, "a", "b")
     assert len(target.search(np.ones((1, D)), 10**6)[0]) == 2
     assert target.search(np.ones((1, D)), 3, exclude=["a", "b", "none"]) == [[]]
-    assert target.size() >= 4 * D * len(target)  # bytes of the vectors at least
+    assert target.size() >= 4 * D * 2  # bytes of the vectors at least
+    if place.kind == "milvus":
+        assert target.size() == 4 * D * 2
     with pytest.raises(MissingImageError, match="has no image 'c'"):
         target.get(["a", "c"])
 

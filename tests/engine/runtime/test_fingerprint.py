@@ -1,6 +1,7 @@
 """Fingerprint and digest of the graph: computed from the file itself, they are the stored ones, and no damage
 passes."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rewriting import contract_of, metadata_of, rewritten, with_metadata
 from wire import Field, parsed
+from wire import entry as field_of
 
 from common import ARTIFACTS, MODEL
 from simmap.engine import ArtifactError, Engine
@@ -225,6 +227,22 @@ def test_a_warm_start_does_not_read_the_weights_again(cache: bool, tmp_path: Pat
         for _ in range(2)
     ]
     assert counts == ["1", "0" if cache else "1"]
+
+
+# Numbers of ``TensorProto.DataType``.
+TYPES = {
+    "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9,
+    "float16": 10, "float64": 11, "uint32": 12, "uint64": 13,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "number"), TYPES.items())
+def test_a_weight_of_any_type_counts_with_its_type_shape_and_bytes(name: str, number: int) -> None:
+    raw = np.arange(6).astype(name).tobytes()
+    shape = Field(1, 0, 2).encode() + Field(1, 0, 3).encode()
+    tensor = shape + Field(2, 0, number).encode() + field_of(9, raw)
+    stored = read_stored(field_of(7, field_of(5, tensor)))
+    assert stored.weights == (hashlib.sha256(f"{name} (2, 3)".encode() + raw).hexdigest(),)
 
 
 @given(st.binary(max_size=60))

@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 
 from common import ARTIFACTS
-from simmap.engine.errors import ArtifactError, SimmapError
-from simmap.engine.runtime.ort import CPU, cpu_session, one_line
+from simmap.engine.errors import ArtifactError, DeviceError, SimmapError
+from simmap.engine.runtime.ort import CPU, cpu_session, import_runtime, one_line
 from simmap.engine.runtime.session import open_session
 
 NAMES = sorted(path.stem for path in ARTIFACTS.glob("*.onnx"))
@@ -83,3 +83,18 @@ def test_errors_of_the_runtime_lose_their_codes() -> None:
     line = one_line(caught.value)
     assert "ONNXRuntimeError" not in line and not line[0].isdigit() and len(line) <= 200
     assert one_line(RuntimeError("a\n\x1b[31mb" + "c" * 300)).startswith("a [31mb")
+
+
+def test_errors_of_more_than_200_characters_are_cut() -> None:
+    assert one_line(RuntimeError("c" * 200)) == "c" * 200
+    assert one_line(RuntimeError("c" * 201)) == "c" * 197 + "..."
+
+
+def test_both_runtimes_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        installed = tmp_path / f"{name}-1.0.dist-info"
+        installed.mkdir()
+        (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    with pytest.raises(DeviceError, match="are both installed and break each other; run: pip uninstall"):
+        import_runtime.__wrapped__()

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import Field, varint
+from wire import Field, entry, varint
 
-from simmap.engine.runtime.protobuf import fields, integers
+from simmap.engine.runtime.protobuf import fields, integers, message
 
 ANY_FIELDS = st.lists(
     st.tuples(st.integers(1, 2**29 - 1), st.one_of(st.integers(0, 2**64 - 1), st.binary(max_size=300)))
@@ -44,3 +44,9 @@ def test_fixed_fields_have_four_and_eight_bytes() -> None:
     for wire in (3, 4, 6, 7):
         with pytest.raises(ValueError, match=f"wire type {wire} is unknown"):
             list(fields(memoryview(bytes([8 | wire]) + b"abcdefgh")))
+
+
+@given(st.integers(1, 2**29 - 1), st.integers(0, 20_000) | st.sampled_from([127, 128, 16_383, 16_384]))
+def test_a_message_in_a_field_is_written_as_others_write_it(number: int, size: int) -> None:
+    content = bytes(size)
+    assert message(number, content) == entry(number, content)

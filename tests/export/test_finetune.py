@@ -246,13 +246,24 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 def test_the_recipe_that_is_written_has_what_the_architecture_says(folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(None, {"timm": "resnet10t", "pool": "max", "size": [32, 64]})
     (tmp_path / "run").mkdir()  # an empty folder will do
-    (path,) = finetune(folder, recipe, tmp_path / "run", epochs=0, save=[0], whole=True)
-    assert path.name == "epoch_000.pth"
+    first, second = finetune(folder, recipe, tmp_path / "run", epochs=1, save=[0, 1], whole=True)
+    assert (first.name, second.name) == ("epoch_000.pth", "epoch_001.pth")
+    # Adam takes steps of about the learning rate, which is 1e-4.
+    before, after = torch.load(first), torch.load(second)
+    assert 1e-5 < float((after["conv1.0.weight"] - before["conv1.0.weight"]).abs().max()) < 1e-2
     written = load_recipe(tmp_path / "run" / "recipe.yaml", {})
     config = timm.create_model("resnet10t").pretrained_cfg
     assert (written.timm, written.pool, written.size, written.weights) == ("resnet10t", "max", (32, 64), None)
     assert written.mean == tuple(config["mean"]) and written.std == tuple(config["std"])
     assert written.crop_fraction == config["crop_pct"]
+
+
+def test_without_the_library_the_command_that_installs_it_is_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
+    done = train(folder, tmp_path / "run")
+    assert done.returncode == 1 and "run: pip install 'simmap[train]'" in done.stderr
 
 
 def test_epochs_that_are_no_numbers_are_wrong_usage(

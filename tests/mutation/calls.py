@@ -1,9 +1,10 @@
 """Which functions each test calls, and how long it takes.
 
 ``noting`` is a source whose functions write their names down in ``current``, and the rest of the file is a
-pytest plugin that asks for these names. ``MUTATION_CALLS`` names the folder of its output: a JSON object for
-each process of pytest, from a test to [seconds, ["engine/files.py:replacing", ...]], with the qualified name
-of each function. Calls of fixtures count for all tests that use them; calls in other processes are not seen.
+pytest plugin that asks for these names. ``MUTATION_CALLS`` names the folder of its output: a file for each
+process of pytest, with a line of JSON for each test that passes (a failure tells nothing of a mutant):
+[test, [seconds, ["engine/files.py:replacing", ...]]], with the qualified name of each function. Calls of
+fixtures count for all tests that use them; calls in other processes are not seen.
 """
 
 import ast
@@ -19,7 +20,6 @@ import pytest
 
 current: set[str] = set()
 _of_fixtures: dict[Any, set[str]] = defaultdict(set)
-_tests: dict[str, tuple[float, list[str]]] = {}
 _failed: set[str] = set()
 
 
@@ -61,15 +61,13 @@ def pytest_runtest_protocol(item: Any) -> Iterator[None]:
     finally:
         seconds = time.monotonic() - started
         used = [one for name in item.fixturenames for one in item._fixtureinfo.name2fixturedefs.get(name, ())]
-        _tests[item.nodeid] = seconds, sorted(current.union(*(_of_fixtures[fixture] for fixture in used)))
+        called = sorted(current.union(*(_of_fixtures[fixture] for fixture in used)))
+        path = Path(os.environ["MUTATION_CALLS"]) / f"{os.getpid()}.jsonl"
+        if item.nodeid not in _failed:
+            with path.open("a") as stream:
+                stream.write(json.dumps([item.nodeid, [seconds, called]]) + "\n")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.failed:  # it tells nothing of a mutant
+    if report.failed:
         _failed.add(report.nodeid)
-
-
-def pytest_sessionfinish() -> None:
-    passed = {name: test for name, test in _tests.items() if name not in _failed}
-    path = Path(os.environ["MUTATION_CALLS"]) / f"{os.getpid()}.json"
-    path.write_text(json.dumps(passed))

@@ -88,9 +88,8 @@ def recorded(package: str, files: list[str]) -> Calls:
     paths = os.pathsep.join((str(tree / "build" / "types"), str(Path(__file__).parent)))
     environment = {**os.environ, "PYTHONPATH": paths, "MUTATION_CALLS": str(folder)}
     subprocess.run([sys.executable, *command], cwd=tree, env=environment, check=False)
-    return {
-        name: test for path in folder.glob("*.json") for name, test in json.loads(path.read_text()).items()
-    }
+    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return dict(json.loads(line) for line in lines)
 
 
 def calls_of_tests(package: str) -> Calls:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from networks import Net
+from simmap.engine.errors import ExportError
 from simmap.export.surgery.attention import Attention, match_attention
 from simmap.export.surgery.graph import Graph
 from simmap.export.surgery.layout import is_channels_last, layout_of
@@ -150,3 +151,42 @@ def test_tokens_lie_on_the_grid_of_the_patches_before_them(
     tokens = net.op("Relu", places_of(net, x, grid[0] * grid[1]))
     graph = Graph(net.done(tokens), name="net", size=None)
     assert layout_of(graph, tokens, None) == ("NLC", (8, *grid))
+
+
+def test_the_image_itself_and_a_single_place_are_not_attended_to() -> None:
+    net = Net((4, 6))
+
+    def split() -> str:
+        x = net.op("Conv", net.inputs[0].name, net.store(net.draw(8, 3, 1, 1)))
+        return net.op("Transpose", net.op("Reshape", x, net.ints(0, 2, 4, 24)), perm=[0, 1, 3, 2])
+
+    scores = net.op("MatMul", split(), net.op("Transpose", split(), perm=[0, 1, 3, 2]))
+    assert matched(net, net.op("MatMul", net.op("Softmax", scores, axis=-1), split())) is None
+    net = Net((8, 12))
+    one = net.op("Reshape", net.op("GlobalAveragePool", net.trunk()), net.ints(0, 1, 8))
+    assert matched(net, attended(net, one, count=1)) is None
+    net = Net((4, 2))
+    assert matched(net, attended(net, places_of(net, net.trunk(), 2), count=2)) is not None
+
+
+@pytest.mark.parametrize("size", [(12, 8), (24, 4)])
+def test_tokens_without_a_patch_embedding_lie_on_a_square_or_nowhere(size: tuple[int, int]) -> None:
+    net = Net(size)
+    x = net.op(
+        "Relu",
+        net.op("Reshape", net.op("Conv", net.trunk(), net.store(net.draw(8, 8, 1, 1))), net.ints(0, 3, 64)),
+    )
+    tokens = net.op("Transpose", net.op("Reshape", x, net.ints(0, -1, 8)), perm=[0, 2, 1])
+    four = net.op("Reshape", net.op("Relu", tokens), net.ints(0, 4, 48))
+    graph = Graph(net.done(four), name="net", size=None)
+    assert layout_of(graph, four, None) == ("NLC", (48, 2, 2))  # four tokens, and no map of four places
+    with pytest.raises(ExportError, match=r"the 8 tokens of .* form no grid of patches"):
+        layout_of(graph, tokens, None)
+
+
+@pytest.mark.parametrize("shape", [(0, 192), (0, 2, 2, 2, 24)])
+def test_a_feature_map_has_three_or_four_axes(shape: tuple[int, ...]) -> None:
+    net = Net((8, 12))
+    x = net.op("Reshape", net.trunk(), net.ints(*shape))
+    with pytest.raises(ExportError, match="a feature map has 3 or 4 axes"):
+        layout_of(Graph(net.done(x), name="net", size=None), x, None)

@@ -454,3 +454,12 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "pair.onnx").exists()
+
+
+def test_what_is_compared_leaves_no_graph_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SIMMAP_CACHE", str(cache))
+    export_pair(ARTIFACTS / f"{NAMES[0]}.onnx", tmp_path / "pair.onnx")
+    assert not cache.exists()

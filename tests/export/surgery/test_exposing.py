@@ -109,6 +109,13 @@ def test_a_sum_without_a_head_may_have_any_size(kind: str) -> None:
     assert [d.dim_param for d in sides] == ["N", "height", "width", ""] and sides[3].dim_value == 3
 
 
+def test_a_head_behind_an_average_may_have_any_size() -> None:
+    session = plain_session(exposed(networks.tail("Flatten", "Gemm").model, dynamic=True))
+    image = np.random.default_rng(0).integers(0, 256, size=(1, 20, 12, 3), dtype=np.uint8)
+    conv, pooled = session.run(["conv", "pooled"], {"image": image})
+    np.testing.assert_allclose(pooled, conv.mean(axis=(2, 3)), rtol=1e-5)
+
+
 def test_shapes_are_told_where_they_are_known() -> None:
     model = exposed(networks.tail("Flatten", "Gemm").model)
     shapes = {

@@ -31,7 +31,7 @@ from simmap.engine.pair import PairContract
 from simmap.engine.runtime.fingerprint import fingerprint, graph_digest, read_stored
 from simmap.engine.runtime.session import open_session, read_pair
 from simmap.export.exporter import export
-from simmap.export.pair import export_pair
+from simmap.export.pair import _checked, export_pair
 from simmap.export.recipe import load_recipe
 from simmap.export.surgery.pairing import pair_graph
 
@@ -463,3 +463,24 @@ def test_what_is_compared_leaves_no_graph_in_the_users_cache(
     monkeypatch.setenv("SIMMAP_CACHE", str(cache))
     export_pair(ARTIFACTS / f"{NAMES[0]}.onnx", tmp_path / "pair.onnx")
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("photo", "shift", "passes"), [(True, 1e-3, True), (True, 1e-2, False), (False, 1e-3, False)]
+)
+def test_a_score_that_is_off_is_refused_by_its_figure(photo: bool, shift: float, passes: bool) -> None:
+    # given a pair graph whose score is a little too large; resizing in the graph may cost some of that
+    path = ARTIFACTS / f"{NAMES[0]}.onnx"
+    described_as = described(path, photo=photo)
+    graph = pair_graph(onnx.load(str(path)), described_as)
+    for node in graph.graph.node:
+        node.output[:] = ["exact" if name == "score" else name for name in node.output]
+        node.input[:] = ["exact" if name == "score" else name for name in node.input]
+    graph.graph.node.append(helper.make_node("Add", ["exact", "shift"], ["score"]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32(shift), "shift"))
+    if passes:
+        worst = _checked(graph, described_as, path)
+        assert 0.5 * shift < worst["score"] < 2 * shift
+    else:
+        with pytest.raises(ExportError, match=r"score by 0\.\d+; at most \S+ is allowed; no pair graph"):
+            _checked(graph, described_as, path)

@@ -484,3 +484,40 @@ def test_a_score_that_is_off_is_refused_by_its_figure(photo: bool, shift: float,
     else:
         with pytest.raises(ExportError, match=r"score by 0\.\d+; at most \S+ is allowed; no pair graph"):
             _checked(graph, described_as, path)
+
+
+@pytest.mark.parametrize("opset", [12, 13])
+def test_a_rest_that_depends_on_the_image_in_both_forms_of_a_sum(opset: int, tmp_path: Path) -> None:
+    net = networks.Net(opset=opset)
+    y, _, _ = net.gemm(net.flat(net.op("GlobalAveragePool", net.trunk())), 8, 8)
+    y, _, _ = net.gemm(net.op("LeakyRelu", y, alpha=0.3), 8, 8)
+    report = run_export(write(net.done(y), tmp_path), tmp_path / "out.onnx")
+    assert report.contract.rest == "image"
+    assert export_pair(report.path, tmp_path / "pair.onnx").opset == opset
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_free_sides_pass_the_gate_at_a_second_size(head: bool, tmp_path: Path) -> None:
+    network = networks.tail("Flatten", "Gemm") if head else networks.pooled_only()
+    report = run_export(write(network.model, tmp_path), tmp_path / "out.onnx", dynamic=True)
+    pair = export_pair(report.path, tmp_path / "pair.onnx", points=True)
+    graph = onnx.load(str(pair.path)).graph
+    shapes = {o.name: [d.dim_param for d in o.type.tensor_type.shape.dim] for o in graph.output}
+    assert shapes["map_a"] == shapes["influence_b"] == ["N", "H", "W"]
+    assert (shapes["score"], shapes["points"]) == (["N"], ["N", "HW", "HW"])
+
+
+def test_the_shapes_of_a_fixed_pair_graph_are_told() -> None:
+    path = ARTIFACTS / f"{NAMES[0]}.onnx"
+    contract = open_session(path, device="cpu").contract
+    graph = pair_graph(onnx.load(str(path)), described(path, points=True)).graph
+    shapes = {
+        o.name: [d.dim_value or d.dim_param for d in o.type.tensor_type.shape.dim]
+        for o in [*graph.input, *graph.output]
+    }
+    height, width = contract.grid_height, contract.grid_width
+    for side in "ab":
+        assert shapes[side] == ["N", contract.input.height, contract.input.width, 3]
+        assert shapes[f"map_{side}"] == shapes[f"influence_{side}"] == ["N", height, width]
+        assert shapes[f"residual_{side}"] == ["N"]
+    assert shapes["score"] == ["N"] and shapes["points"] == ["N", height * width, height * width]

@@ -28,7 +28,7 @@ def test_the_nearest_is_a_copy_from_before_an_in_place_operation(factory: str) -
     assert outputs["output"].shape == (2, 5)
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "NLC", "tokens with a prefix", "NC"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "NCL", "NLC", "tokens with a prefix", "NC"])
 def test_the_nearest_is_found_in_every_layout(layout: str) -> None:
     generator = torch.Generator().manual_seed(0)
     alpha = torch.randn(2, 4, 3, 5, generator=generator)
@@ -39,6 +39,7 @@ def test_the_nearest_is_found_in_every_layout(layout: str) -> None:
             inner = {
                 "NCHW": alpha,
                 "NHWC": alpha.permute(0, 2, 3, 1).contiguous(),
+                "NCL": alpha.flatten(2),
                 "NLC": tokens,
                 "tokens with a prefix": torch.cat((torch.zeros(2, 1, 4), tokens), 1),
                 "NC": alpha.mean((2, 3)),

@@ -244,7 +244,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 
 
 def test_the_recipe_that_is_written_has_what_the_architecture_says(folder: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(None, {"timm": "resnet10t", "pool": "max", "size": [32, 64]})
+    recipe = load_recipe(None, {"timm": "resnet10t", "pool": "max", "size": [32, 64], "dynamic": True})
     (tmp_path / "run").mkdir()  # an empty folder will do
     first, second = finetune(folder, recipe, tmp_path / "run", epochs=1, save=[0, 1], whole=True)
     assert (first.name, second.name) == ("epoch_000.pth", "epoch_001.pth")
@@ -254,6 +254,7 @@ def test_the_recipe_that_is_written_has_what_the_architecture_says(folder: Path,
     written = load_recipe(tmp_path / "run" / "recipe.yaml", {})
     config = timm.create_model("resnet10t").pretrained_cfg
     assert (written.timm, written.pool, written.size, written.weights) == ("resnet10t", "max", (32, 64), None)
+    assert written.dynamic
     assert written.mean == tuple(config["mean"]) and written.std == tuple(config["std"])
     assert written.crop_fraction == config["crop_pct"]
 

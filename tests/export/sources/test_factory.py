@@ -14,7 +14,7 @@ from simmap.export.sources.source import open_source
 def test_a_factory_keeps_its_output(factory: str) -> None:
     network = build("module", f"{factory}:Net", weights=None)
     assert (network.outputs, network.is_classifier, network.mean) == (("output",), False, None)
-    assert not network.module.training
+    assert not network.takes_one_size and not network.module.training
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,14 @@ def test_the_nearest_of_several_is_taken_by_its_largest_difference() -> None:
     np.testing.assert_allclose(found["x"], mean + 2.25, atol=1e-5)
     np.testing.assert_allclose(found["y"], mean + 3.25, atol=1e-5)
     np.testing.assert_allclose(outputs["output"], mean + 3.25, atol=1e-5)
+
+
+def test_whole_numbers_are_no_feature_map() -> None:
+    class Places(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) + x.argmax(1).sum()  # the indices are (2, 4, 4)
+
+    with pytest.raises(ExportError, match=r"no tensor of the shape \(2, 4, 2, 2\)"):
+        nearest_intermediates(
+            TorchNetwork(Places(), "net"), example_batch(2, (4, 4)), {"x": np.zeros((2, 4, 2, 2), np.float32)}
+        )

@@ -129,6 +129,16 @@ def test_reductions_of_two_kinds_are_none() -> None:
     assert matched(net, net.reduce("ReduceMean", inner, [3])) is None
 
 
+def test_two_reductions_of_one_place_or_of_the_channels_are_none() -> None:
+    net = Net((8, 12), opset=13)
+    one = net.op("GlobalAveragePool", net.trunk())
+    assert matched(net, net.reduce("ReduceMean", net.reduce("ReduceMean", one, [3]), [2])) is None
+    for first, second in ((1, 3), (3, 1)):
+        net = Net((8, 12), opset=13)
+        inner = net.reduce("ReduceMean", net.trunk(), [first])
+        assert matched(net, net.reduce("ReduceMean", inner, [second])) is None
+
+
 def test_places_in_a_row_are_the_map_before_them() -> None:
     net = Net((8, 12), opset=13)
     x = net.trunk()

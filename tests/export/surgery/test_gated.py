@@ -173,6 +173,16 @@ def test_a_softmax_of_each_opset(opset: int, axis: int | None) -> None:
     check(lambda net, x: net.op("Mul", x, net.op("Softmax", linear(net, x), **given)), opset=opset)
 
 
+def test_a_softmax_of_an_old_opset_flattens_a_map_and_a_later_one_does_not() -> None:
+    def build(net: Net, x: str) -> str:
+        x = net.op("Reshape", linear(net, x), net.ints(0, 8, 1, 1))
+        return net.flat(net.op("Mul", x, net.op("Softmax", x)))
+
+    check(build, opset=11)
+    with pytest.raises(NotHeldError):  # eight lanes of one number each
+        steps_of(build, opset=13)
+
+
 def test_what_no_place_owns_is_known_where_nothing_holds_it() -> None:
     for name in ("a linear layer", "two linear layers", "stacked, axis -1", "turned", "cut"):
         gated = check(TAILS[name])

@@ -33,18 +33,19 @@ def test_the_nearest_is_found_in_every_layout(layout: str) -> None:
     generator = torch.Generator().manual_seed(0)
     alpha = torch.randn(2, 4, 3, 5, generator=generator)
 
+    tokens = alpha.flatten(2).transpose(1, 2)
+    inner = {
+        "NCHW": alpha,
+        "NHWC": alpha.permute(0, 2, 3, 1).contiguous(),
+        "NCL": alpha.flatten(2),
+        "NLC": tokens,
+        "tokens with a prefix": torch.cat((torch.zeros(2, 1, 4), tokens), 1),
+        "NC": alpha.mean((2, 3)),
+    }[layout]
+
     class Inner(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            tokens = alpha.flatten(2).transpose(1, 2)
-            inner = {
-                "NCHW": alpha,
-                "NHWC": alpha.permute(0, 2, 3, 1).contiguous(),
-                "NCL": alpha.flatten(2),
-                "NLC": tokens,
-                "tokens with a prefix": torch.cat((torch.zeros(2, 1, 4), tokens), 1),
-                "NC": alpha.mean((2, 3)),
-            }[layout]
-            return x.mean((2, 3)) + (inner * 1).sum()
+            return x.mean((2, 3)) + (inner * 1).sum()  # the one tensor of a shape that is looked at
 
     wanted = alpha.mean((2, 3)) if layout == "NC" else alpha
     found, _ = nearest_intermediates(

@@ -521,3 +521,15 @@ def test_the_shapes_of_a_fixed_pair_graph_are_told() -> None:
         assert shapes[f"map_{side}"] == shapes[f"influence_{side}"] == ["N", height, width]
         assert shapes[f"residual_{side}"] == ["N"]
     assert shapes["score"] == ["N"] and shapes["points"] == ["N", height * width, height * width]
+
+
+@pytest.mark.parametrize(("words", "told"), [("why\nnot", r"\(why"), ("", r"\(ValueError\)")])
+def test_what_makes_no_pair_graph_is_told_with_its_reason(
+    words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError(words)
+
+    monkeypatch.setattr("simmap.export.pair.pair_graph", fail)
+    with pytest.raises(ExportError, match=rf"no pair graph can be made of it {told}.*export it again"):
+        export_pair(ARTIFACTS / f"{NAMES[0]}.onnx", tmp_path / "pair.onnx")

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import networks
 from networks import Net
 from simmap.engine.errors import ExportError
 from simmap.export.surgery.affine import Affine, affine_tail, node_as_affine
+from simmap.export.surgery.analysis import analyse
 from simmap.export.surgery.graph import Graph, plain_session
 from simmap.export.surgery.views import MixedError, lane_of
 
@@ -148,3 +150,17 @@ def test_a_lane_is_the_one_that_is_wholly_of_interest() -> None:
             lane_of(bad, axes)
     with pytest.raises(MixedError):
         lane_of(np.zeros((1, 2, 3), dtype=bool), (1, 2))
+
+
+@pytest.mark.parametrize(
+    "kinds", [("Flatten", "MatMul"), ("Flatten", "Gemm", "MatMul", "Mul"), ("Conv", "Flatten")]
+)
+def test_linear_layers_behind_the_pool_are_one_map_and_no_steps(kinds: tuple[str, ...]) -> None:
+    network = networks.tail(*kinds)
+    exposure = analyse(Graph(network.model, name="net", size=None))
+    assert exposure.gated is None and exposure.tail is not None
+    x = np.random.default_rng(0).normal(size=(8, 2, 3))
+    mean = x.mean(axis=(1, 2))
+    np.testing.assert_allclose(
+        exposure.tail.applied(mean) + exposure.tail.bias, network.head(x), rtol=1e-5, atol=1e-6
+    )

@@ -91,6 +91,8 @@ def norm(kind: str, **attributes: Any) -> Build:
 
 TAILS: dict[str, Build] = {
     "a linear layer": linear,
+    "sum of branches": lambda net, x: net.op("Add", linear(net, x), linear(net, x)),
+    "difference of linear branches": lambda net, x: net.op("Sub", linear(net, x), linear(net, x)),
     "two linear layers": lambda net, x: linear(net, linear(net, x)),
     "L2 norm": norm("LpNormalization", weights=0),
     "L2 norm, axis 1": norm("LpNormalization", weights=0, axis=1, p=2),

@@ -37,6 +37,7 @@ from simmap.engine.images.preprocess import preprocess
 
 from .recipe import Recipe, load_recipe
 from .sources.networks import build
+from .sources.reference import normalise
 
 PER_CLASS = 4  # images of a class in a batch
 CLASSES = 8  # classes in a batch
@@ -128,9 +129,8 @@ def finetune(
                 # Few images make poor statistics: those of the weights to start from stay.
                 module.eval()
         for chosen in _batches(classes, rng) if epoch else ():
-            batch = np.stack([_varied(pixels[i], rng) for i in chosen])
-            scaled = (batch / 255 - np.array(spec.mean)) / np.array(spec.std)
-            inputs = torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2)  # channels last
+            batch = normalise(np.stack([_varied(pixels[i], rng) for i in chosen]), spec)
+            inputs = torch.from_numpy(batch).to(memory_format=torch.channels_last)
             embedding = pool(network.forward_features(inputs), recipe.pool or "avg", recipe.p or 3.0)
             target = torch.from_numpy(classes[chosen])
             loss = loss_of(embedding, target, miner(embedding, target))

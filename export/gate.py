@@ -173,7 +173,8 @@ def require(checks: Sequence[Check], *, precision: str = "fp32") -> None:
     """
     failed = [c for c in checks if not c.passed]
     if failed:
-        worst = max(failed, key=lambda c: np.inf if np.isnan(c.relative) else c.relative / c.tolerance)
+        exact = [c for c in failed if np.isnan(c.relative) or c.tolerance == 0]
+        worst = exact[0] if exact else max(failed, key=lambda c: c.relative / c.tolerance)
         names = ", ".join(sorted({c.name for c in failed}))
         mend = "use precision fp16 or fp32, " if precision == "fp16-cuda" else ""
         raise ExportError(

@@ -2,14 +2,23 @@
 
 import ast
 import importlib.util
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-SPEC = importlib.util.spec_from_file_location("mutants", Path(__file__).parent / "mutation" / "mutants.py")
-assert SPEC is not None and SPEC.loader is not None
-mutants = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(mutants)
+
+def load(name: str) -> Any:
+    """A module of the folder ``mutation``, which is on no path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "mutation" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+mutants, calls = load("mutants"), load("calls")
 
 SOURCE = """
 @dataclass(frozen=True)
@@ -48,3 +57,28 @@ def test_every_mutant_is_another_program(source: str) -> None:
     for one in changed:
         compile(one, "mutant", "exec")
     assert mutants.mutant(source, len(changed)) == whole
+
+
+NESTED = """
+def outer():
+    'What it does.'
+    def inner(): return 1
+    return inner
+
+class Pair:
+    @property
+    def ends(self): return 2
+"""
+
+
+def test_functions_write_down_their_names_as_sites_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "calls", calls)
+    monkeypatch.setattr(calls, "current", set())
+    names: dict[str, Any] = {}
+    exec(calls.noting(NESTED, "x.py"), names)
+    assert calls.current == set()
+    inner = names["outer"]()
+    assert calls.current == {"x.py:outer"} and names["outer"].__doc__ == "What it does."
+    assert (inner(), names["Pair"]().ends) == (1, 2)
+    assert calls.current == {"x.py:outer", "x.py:outer.<locals>.inner", "x.py:Pair.ends"}
+    assert {f"x.py:{site.function}" for site in mutants.sites(NESTED)} < calls.current

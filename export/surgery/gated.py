@@ -342,7 +342,7 @@ class _Walk:
         eps = attribute(node, "epsilon", 1e-5)
         variance = self._linear(power, np.full(1, 1 / size), np.full(1, eps))
         root = onnx.helper.make_node("Sqrt", ["x"], ["y"])
-        sigma = self._step("function", (variance,), 1, node=root, constants=(None,), is_carried=False)
+        sigma = self._step("function", (variance,), 1, node=root, constants=(None,))
         vector = self._scaled(vector, sigma, size, divides=True)
         weights = [self.graph.constant(i) if i else None for i in node.input[1:3]]
         if any(i and w is None for i, w in zip(node.input[1:3], weights, strict=True)):

@@ -373,3 +373,19 @@ def test_committed_artifact_is_what_is_made(name: str, tmp_path: Path) -> None:
 
 def test_every_committed_artifact_is_made() -> None:
     assert {p.stem for p in ARTIFACTS.glob("*.onnx")} == set(make.ARTIFACTS)
+
+
+def test_what_nobody_knows_is_taken_as_for_imagenet_and_told(tmp_path: Path) -> None:
+    source = write(networks.pooled_only().model, tmp_path)
+    spec = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    for given in (
+        {},
+        {"mean": [0.1, 0.2, 0.3]},
+        {"std": [1, 2, 3]},
+        {"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]},
+    ):
+        report = export(load_recipe(None, {"onnx": str(source), **given}), tmp_path / "out.onnx", force=True)
+        told = any("ImageNet's are taken" in note for note in report.notes)
+        assert told == (len(given) < 2)
+        expected = {**spec, **{key: tuple(value) for key, value in given.items()}}
+        assert {key: getattr(report.contract.input, key) for key in spec} == expected

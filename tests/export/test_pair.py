@@ -31,7 +31,7 @@ from simmap.engine.pair import PairContract
 from simmap.engine.runtime.fingerprint import fingerprint, graph_digest, read_stored
 from simmap.engine.runtime.session import open_session, read_pair
 from simmap.export.exporter import export
-from simmap.export.pair import export_pair
+from simmap.export.pair import _checked, export_pair
 from simmap.export.recipe import load_recipe
 from simmap.export.surgery.pairing import pair_graph
 
@@ -454,3 +454,82 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "pair.onnx").exists()
+
+
+def test_what_is_compared_leaves_no_graph_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SIMMAP_CACHE", str(cache))
+    export_pair(ARTIFACTS / f"{NAMES[0]}.onnx", tmp_path / "pair.onnx")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("photo", "shift", "passes"), [(True, 1e-3, True), (True, 1e-2, False), (False, 1e-3, False)]
+)
+def test_a_score_that_is_off_is_refused_by_its_figure(photo: bool, shift: float, passes: bool) -> None:
+    # given a pair graph whose score is a little too large; resizing in the graph may cost some of that
+    path = ARTIFACTS / f"{NAMES[0]}.onnx"
+    described_as = described(path, photo=photo)
+    graph = pair_graph(onnx.load(str(path)), described_as)
+    for node in graph.graph.node:
+        node.output[:] = ["exact" if name == "score" else name for name in node.output]
+        node.input[:] = ["exact" if name == "score" else name for name in node.input]
+    graph.graph.node.append(helper.make_node("Add", ["exact", "shift"], ["score"]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32(shift), "shift"))
+    if passes:
+        worst = _checked(graph, described_as, path)
+        assert 0.5 * shift < worst["score"] < 2 * shift
+    else:
+        with pytest.raises(ExportError, match=r"score by 0\.\d+; at most \S+ is allowed; no pair graph"):
+            _checked(graph, described_as, path)
+
+
+@pytest.mark.parametrize("opset", [12, 13])
+def test_a_rest_that_depends_on_the_image_in_both_forms_of_a_sum(opset: int, tmp_path: Path) -> None:
+    net = networks.Net(opset=opset)
+    y, _, _ = net.gemm(net.flat(net.op("GlobalAveragePool", net.trunk())), 8, 8)
+    y, _, _ = net.gemm(net.op("LeakyRelu", y, alpha=0.3), 8, 8)
+    report = run_export(write(net.done(y), tmp_path), tmp_path / "out.onnx")
+    assert report.contract.rest == "image"
+    assert export_pair(report.path, tmp_path / "pair.onnx").opset == opset
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_free_sides_pass_the_gate_at_a_second_size(head: bool, tmp_path: Path) -> None:
+    network = networks.tail("Flatten", "Gemm") if head else networks.pooled_only()
+    report = run_export(write(network.model, tmp_path), tmp_path / "out.onnx", dynamic=True)
+    pair = export_pair(report.path, tmp_path / "pair.onnx", points=True)
+    graph = onnx.load(str(pair.path)).graph
+    shapes = {o.name: [d.dim_param for d in o.type.tensor_type.shape.dim] for o in graph.output}
+    assert shapes["map_a"] == shapes["influence_b"] == ["N", "H", "W"]
+    assert (shapes["score"], shapes["points"]) == (["N"], ["N", "HW", "HW"])
+
+
+def test_the_shapes_of_a_fixed_pair_graph_are_told() -> None:
+    path = ARTIFACTS / f"{NAMES[0]}.onnx"
+    contract = open_session(path, device="cpu").contract
+    graph = pair_graph(onnx.load(str(path)), described(path, points=True)).graph
+    shapes = {
+        o.name: [d.dim_value or d.dim_param for d in o.type.tensor_type.shape.dim]
+        for o in [*graph.input, *graph.output]
+    }
+    height, width = contract.grid_height, contract.grid_width
+    for side in "ab":
+        assert shapes[side] == ["N", contract.input.height, contract.input.width, 3]
+        assert shapes[f"map_{side}"] == shapes[f"influence_{side}"] == ["N", height, width]
+        assert shapes[f"residual_{side}"] == ["N"]
+    assert shapes["score"] == ["N"] and shapes["points"] == ["N", height * width, height * width]
+
+
+@pytest.mark.parametrize(("words", "told"), [("why\nnot", r"\(why"), ("", r"\(ValueError\)")])
+def test_what_makes_no_pair_graph_is_told_with_its_reason(
+    words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError(words)
+
+    monkeypatch.setattr("simmap.export.pair.pair_graph", fail)
+    with pytest.raises(ExportError, match=rf"no pair graph can be made of it {told}.*export it again"):
+        export_pair(ARTIFACTS / f"{NAMES[0]}.onnx", tmp_path / "pair.onnx")

@@ -1,6 +1,7 @@
 """Recipes: every bad one is one clear line that names the file and the field, at once."""
 
 import time
+import xml
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,88 @@ def test_any_value_of_any_field_is_taken_or_refused_by_its_name(name: str, value
     else:
         line = ""
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"size": 1}, {"size": 8192}, {"size": "1x8192"}, {"size": [8192, 1]}, {"size": "0000224"},
+        {"grid": "1x8192"}, {"crop_fraction": 1.0}, {"crop_fraction": 1e-9}, {"std": [-1, 2, 3]},
+        {"pool": "gem", "p": 1e-9}, {"pool": "gem"}, {"timm": "x" * 1024}, {"reference": "blank"},
+        {"fidelity": {"same_nearest": 0, "largest_map_difference": 1}},
+    ],
+)  # fmt: skip
+def test_a_value_on_the_bound_is_taken(flags: dict[str, object]) -> None:
+    load_recipe(None, {"timm": "a", **flags})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"size": 0}, "size is .0, 0., must be whole numbers from 1 to 8192"),
+        ({"size": "224x0"}, "size is"),
+        ({"size": 8193}, "size is"),
+        ({"size": "1x8193"}, "size is"),
+        ({"size": "1x2x3"}, "size is '1x2x3', must be like 224 or 160x320"),
+        ({"size": "12345678"}, "must be like 224"),
+        ({"size": True}, "size is True"),
+        ({"grid": 0}, "grid is .0, 0., must be whole numbers from 1 to 8192"),
+        ({"grid": "7x"}, "grid is '7x', must be like 7 or 7x7"),
+        ({"grid": 7, "pool": "avg"}, "grid: is for a class token's patches"),
+        ({"grid": 7, "conv_layer": "x"}, "grid: is for a class token's patches"),
+        ({"crop_fraction": 0.0}, "crop_fraction is 0.0, must be above 0 and at most 1"),
+        ({"crop_fraction": 1.001}, "crop_fraction is"),
+        ({"std": [1, 0, 1]}, "std has a zero"),
+        ({"p": 3.0}, "p is 3.0; it is the finite exponent above 0 of pool: gem"),
+        ({"pool": "avg", "p": 3.0}, "p is 3.0"),
+        ({"pool": "gem", "p": 0.0}, "p is 0.0"),
+        ({"timm": "x" * 1025}, "timm is no name of at most 1024"),
+        ({"reference": ""}, "reference is empty"),
+        ({"fidelity": {"same_nearest": -0.01}}, "fidelity.same_nearest is -0.01, must be from 0 to 1"),
+        ({"fidelity": {"largest_map_difference": 1.01}}, "fidelity.largest_map_difference is 1.01"),
+        ({"torchvision": "b"}, "give one source of .*; given: torchvision and timm"),
+        ({"timm": None, "onnx": "a", "weights": "b"}, "weights: an ONNX file has its own"),
+        ({"reference": "nowhere"}, "reference must be blank, zero or a folder of photos"),
+    ],
+)
+def test_a_value_beyond_the_bound_is_refused(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(None, {"timm": "a", **flags})
+
+
+def test_sides_are_height_and_width() -> None:
+    assert load_recipe(None, {"timm": "a", "size": "160X320", "grid": 7}).size == (160, 320)
+    assert load_recipe(None, {"timm": "a", "size": 224, "grid": "2x3"}).grid == (2, 3)
+    assert load_recipe(None, {"timm": "a", "size": [160, 320]}).size == (160, 320)
+
+
+@pytest.mark.parametrize(
+    ("photos", "calibrate", "judge"), [(30, 10, 20), (32, 10, 22), (383, 127, 256), (900, 128, 512)]
+)
+def test_a_third_of_the_photos_calibrates_and_the_others_judge(
+    photos: int, calibrate: int, judge: int, tmp_path: Path
+) -> None:
+    for number in range(photos):
+        (tmp_path / f"{number:03}.jpg").touch()
+    recipe = load_recipe(None, {"timm": "a", "precision": "int8", "calibrate": str(tmp_path)})
+    parts = [[item.path for item in part] for part in recipe.split_photos()]
+    assert [len(part) for part in parts] == [calibrate, judge]
+    assert not set(parts[0]) & set(parts[1])
+    assert all(part == sorted(part) for part in parts)
+
+
+def test_paths_of_a_recipe_start_at_the_recipe_and_flags_win(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    path = tmp_path / "recipe.yaml"
+    path.write_text("timm: a\nweights: w.pth\nreference: photos\nsize: 64\n")
+    recipe = load_recipe(path, {"size": None, "pool": "max"})
+    assert (recipe.weights, recipe.size, recipe.pool) == (str(tmp_path / "w.pth"), (64, 64), "max")
+    assert recipe.weights_path() == tmp_path / "w.pth"
+    assert recipe.reference_photos() == [str(tmp_path / "photos" / "a.jpg")]
+    assert load_recipe(path, {"reference": "zero", "weights": "v.pth"}).weights_path() == Path("v.pth")
+    for word in ("blank", "zero"):
+        path.write_text(f"timm: a\nweights: package:xml/dom/minidom.py\nreference: {word}\n")
+        recipe = load_recipe(path, {})
+        assert recipe.reference == word and recipe.reference_photos() == []
+    assert recipe.weights_path() == Path(xml.__file__).parent / "dom" / "minidom.py"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import noting
 from hypothesis import Phase, settings
 from mutants import Site, mutant, sites
 
@@ -76,33 +77,38 @@ def copied(name: str) -> Path:
     return tree
 
 
+def recorded(package: str, files: list[str]) -> Calls:
+    """Run tests and see what of a package they call."""
+    tree, folder = copied("calls"), OUTPUT / "calls-of-processes"
+    for path in (tree / package).rglob("*.py"):
+        path.write_text(noting(path.read_text(), str(path.relative_to(tree))))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    command = ["-m", "pytest", "-q", "-n", "auto", "-p", "calls", "-p", "no:cacheprovider", *files]
+    paths = os.pathsep.join((str(tree / "build" / "types"), str(Path(__file__).parent)))
+    environment = {**os.environ, "PYTHONPATH": paths, "MUTATION_CALLS": str(folder)}
+    subprocess.run([sys.executable, *command], cwd=tree, env=environment, check=False)
+    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return dict(json.loads(line) for line in lines)
+
+
 def calls_of_tests(package: str) -> Calls:
-    """Run all tests of a package and see what they call; kept until a test changes."""
-    folder = OUTPUT / f"calls-{package}"
-    newest = max(path.stat().st_mtime for path in (ROOT / "tests").rglob("*.py"))
-    if folder.exists() and folder.stat().st_mtime < newest:
-        shutil.rmtree(folder)
-    if not folder.exists():
-        tree = copied("calls")
-        folder.mkdir()
-        command = [
-            "-m",
-            "pytest",
-            "-q",
-            "-n",
-            "auto",
-            "-p",
-            "calls",
-            "-p",
-            "no:cacheprovider",
-            *TESTS[package],
-        ]
-        paths = os.pathsep.join((str(tree / "build" / "types"), str(Path(__file__).parent)))
-        environment = {**os.environ, "PYTHONPATH": paths, "MUTATION_CALLS": str(folder)}
-        subprocess.run([sys.executable, *command], cwd=tree, env=environment, check=False)
-    return {
-        name: test for path in folder.glob("*.json") for name, test in json.loads(path.read_text()).items()
-    }
+    """What each test of a package calls; kept, and only files of tests that have changed are run again."""
+    record, started = OUTPUT / f"calls-{package}.json", time.time()
+    known: Calls = json.loads(record.read_text()) if record.exists() else {}
+    since = record.stat().st_mtime if record.exists() else 0.0
+    paths = [path for path in (ROOT / "tests").rglob("*.py") if path.parent != Path(__file__).parent]
+    changed = [path for path in paths if path.stat().st_mtime > since]
+    files = TESTS[package]
+    if all(path.name.startswith("test_") for path in changed):  # else something that many share has changed
+        names = [str(path.relative_to(ROOT)) for path in changed]
+        files = [name for name in names if name.startswith(tuple(files))]
+    if files:
+        kept = {name: test for name, test in known.items() if not name.startswith(tuple(files))}
+        known = kept | recorded(package, files)
+        record.write_text(json.dumps(known))
+        os.utime(record, (started, started))
+    return known
 
 
 def chosen_tests(path: str, site: Site, known: Calls) -> list[str]:
@@ -171,7 +177,8 @@ def outcome(tree: Path, tests: list[str]) -> str:
     while time.monotonic() < end:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
-            return SURVIVED if status == 0 else "noticed"
+            code = os.waitstatus_to_exitcode(status)
+            return {0: SURVIVED, pytest.ExitCode.NO_TESTS_COLLECTED: UNTESTED}.get(code, "noticed")
         time.sleep(0.02)
     os.killpg(process, signal.SIGKILL)
     os.waitpid(process, 0)
@@ -222,9 +229,9 @@ def main() -> int:
     draw = random.Random(arguments.seed)
     drawn = draw.sample(every, min(arguments.count, len(every)))
     jobs = [(name, at, chosen_tests(name, site, known)) for name, at, site in drawn]
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")  # the first is read at an import
     for library in LIBRARIES[arguments.package]:
         import_module(library)
-    os.environ.update(OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
     sys.dont_write_bytecode = True
     log = OUTPUT / f"{arguments.package}-{arguments.seed}.jsonl"
     log.unlink(missing_ok=True)

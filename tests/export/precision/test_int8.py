@@ -22,15 +22,18 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 import networks
 from common import PHOTOS, Simmap
 from simmap.engine import Engine
+from simmap.engine.contract import InputSpec
 from simmap.engine.errors import ConfigError, ExportError, ImageError
 from simmap.engine.runtime.session import open_session
 from simmap.export.exporter import Report, export
 from simmap.export.precision import float16
 from simmap.export.precision.calibration import best_range, patches, quantization_step
-from simmap.export.precision.int8 import FLOAT_SHARES
+from simmap.export.precision.int8 import FLOAT_SHARES, candidates
 from simmap.export.precision.layers import Layer, round_weights
 from simmap.export.recipe import load_recipe
-from simmap.export.surgery.graph import plain_session
+from simmap.export.surgery.analysis import analyse
+from simmap.export.surgery.exposing import expose
+from simmap.export.surgery.graph import Graph, plain_session
 
 SIZE = 48
 CLASSES = 5
@@ -488,6 +491,24 @@ def test_more_layers_stay_in_float_where_few_are_not_enough(folder: Path, tmp_pa
     ]
     same = (scores[0].argmax(axis=1) == scores[1].argmax(axis=1)).mean()
     assert near.contract.fidelity["same_nearest"] == pytest.approx(same)
+
+
+def test_the_first_layers_stay_in_float_up_to_a_share_of_the_multiplications(folder: Path) -> None:
+    # given a layer of 3 x 8 products a place, and 19 of 8 x 8
+    net = networks.Net()
+    x = net.conv(net.inputs[0].name, 3, 8, kernel=1)
+    for _ in range(19):
+        x = net.conv(net.op("Relu", x), 8, 8, kernel=1)
+    graph = Graph(net.done(net.flat(net.op("GlobalAveragePool", x))), name="net", size=None)
+    spec = InputSpec(height=16, width=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    photos = sorted(folder.rglob("*.png"))[:2]
+    found = list(candidates(expose(graph, analyse(graph), spec), spec, photos))
+    # then at most 7, 14 and 28 % are in float: 1, 3 and 6 layers
+    assert [share for share, _ in found] == pytest.approx([24 / 1240, 152 / 1240, 344 / 1240])
+    for (_, model), count in zip(found, (1, 3, 6), strict=True):
+        floats = {w.name for w in model.graph.initializer if w.data_type == TensorProto.FLOAT}
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        assert [node.input[1] in floats for node in convolutions] == [True] * count + [False] * (20 - count)
 
 
 def counted(path: Path) -> int:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from simmap.engine.errors import ExportError
+from simmap.export.sources.checkpoints import load_checkpoint
 from simmap.export.sources.networks import build
 
 
@@ -243,3 +244,94 @@ def test_a_changed_byte_is_found_by_its_checksum(factory: str, state: dict[str, 
 def test_a_name_that_is_too_long_is_no_file(factory: str) -> None:
     with pytest.raises(ExportError, match="there is no such file, not a checkpoint"):
         build("module", f"{factory}:Net", weights=Path("x" * 300 + ".pth"))
+
+
+def small() -> nn.Module:
+    """Two layers: 4 tensors."""
+    return nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 2)})
+
+
+def loaded(content: object, folder: Path, heads: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """The notes about a checkpoint that is loaded into ``small``."""
+    path = folder / "weights.pth"
+    torch.save(content, path)
+    network = small()
+    notes = load_checkpoint(network, path, "small", heads)
+    assert all(float(value.detach().min()) == 7 for value in network.parameters())
+    return notes
+
+
+def sevens(prefix: str = "", *, without: str = "") -> dict[str, torch.Tensor]:
+    return {
+        prefix + key: torch.full_like(value, 7)
+        for key, value in small().state_dict().items()
+        if key != without
+    }
+
+
+def test_what_was_done_to_a_checkpoint_is_noted(tmp_path: Path) -> None:
+    assert loaded(sevens(), tmp_path) == ()
+    assert loaded(sevens("module."), tmp_path) == (
+        "stripped the prefix 'module.' from the keys of the checkpoint",
+    )
+    assert loaded({"state_dict": sevens(), "model": sevens(), "ema": sevens()}, tmp_path) == (
+        "took the entry 'state_dict' of the checkpoint (it has 'model', 'ema' too)",
+    )
+    assert loaded({"net": sevens(), "epoch": 1}, tmp_path) == ("took the entry 'net' of the checkpoint",)
+    others = {"loss.w": torch.ones(1), "x.y": torch.ones(1)}
+    assert loaded(sevens("net.") | others, tmp_path, ("head",)) == (
+        "stripped the prefix 'net.' from the keys of the checkpoint",
+        "ignored 2 tensors of the checkpoint outside it (loss.w, x.y)",
+    )
+    path = tmp_path / "weights.pth"
+    assert load_checkpoint(small(), None, "small") == ("random weights: for tests only",)
+    with pytest.raises(ExportError, match=r"does not fit small: 1 unexpected \(head\.w\)"):
+        loaded(sevens() | {"head.w": torch.ones(1)}, tmp_path)
+    assert loaded(sevens() | {"head.w": torch.ones(1)}, tmp_path, ("head",)) == (
+        "ignored 1 tensors of the checkpoint that only the classifier needs",
+    )
+    assert path.exists()
+
+
+def test_tensors_outside_a_network_that_is_no_librarys_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"1 unexpected \(loss\.w\)"):
+        loaded(sevens("net.") | {"loss.w": torch.ones(1)}, tmp_path)
+
+
+def test_a_name_that_two_modules_share_is_no_second_network(tmp_path: Path) -> None:
+    # given the whole network once, and one layer of it again under another name
+    state = sevens("net.") | {"teacher.a.bias": torch.zeros(3)}
+    assert loaded(state, tmp_path, ("head",))[0].startswith("stripped the prefix 'net.'")
+    # when it is there without a prefix too, then that is the one
+    assert loaded(sevens() | {f"old.{k}": v * 0 for k, v in sevens().items()}, tmp_path, ("old",)) == (
+        "ignored 4 tensors of the checkpoint that only the classifier needs",
+    )
+    # when half of it is there under two names, then what is missing is told
+    halves = {k: v for p in ("x.", "y.") for k, v in sevens(p).items() if k.startswith(f"{p}a")}
+    with pytest.raises(ExportError, match="2 missing"):
+        loaded(halves, tmp_path)
+
+
+def test_order_needs_every_tensor_and_its_kind(tmp_path: Path) -> None:
+    def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {f"l{i}.{key.rpartition('.')[2]}": value for i, (key, value) in enumerate(state.items())}
+
+    assert "loaded in order" in loaded(renamed(sevens()), tmp_path)[0]
+    counted = renamed(sevens()) | {"l9.num_batches_tracked": torch.tensor(3)}
+    assert "loaded in order" in loaded(counted, tmp_path)[0]
+    for state in (
+        renamed(sevens(without="b.bias")),
+        renamed(sevens()) | {"l9.bias": torch.ones(2)},
+        dict(reversed(renamed(sevens()).items())),
+        {key.replace("weight", "w"): value for key, value in renamed(sevens()).items()},
+    ):
+        with pytest.raises(ExportError, match=r"4 missing \(a\.weight, a\.bias, b\.weight, \.\.\.\)"):
+            loaded(state, tmp_path)
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_pickle_of_pythons_own_is_told_from_a_damaged_file(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"x": [1, 2]}, protocol=protocol))
+    with pytest.raises(ExportError, match="holds pickled code and is not loaded"):
+        load_checkpoint(small(), path, "small")

@@ -8,12 +8,13 @@ from simmap.engine.errors import ConfigError, ExportError
 from simmap.export.exporter import export
 from simmap.export.recipe import load_recipe
 from simmap.export.sources.networks import build
+from simmap.export.sources.source import open_source
 
 
 def test_a_factory_keeps_its_output(factory: str) -> None:
     network = build("module", f"{factory}:Net", weights=None)
     assert (network.outputs, network.is_classifier, network.mean) == (("output",), False, None)
-    assert not network.module.training
+    assert not network.takes_one_size and not network.module.training
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,9 @@ def test_code_runs_only_if_it_is_trusted_and_is_announced(factory: str, tmp_path
         export(recipe, tmp_path / "net.onnx", trust=True, progress=lines.append)
     assert (tmp_path / "ran").exists()
     assert lines[0] == f"running code: the module mark_{factory}:Net"
+
+
+def test_a_network_of_unknown_size_is_exported_at_224(factory: str) -> None:
+    source = open_source(load_recipe(None, {"module": f"{factory}:Net"}))
+    assert source.graph.size == source.preprocessing["size"] == (224, 224)
+    assert (source.embedding, source.pool, source.conv_layer) == ("output", None, None)

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from tiny_transformers import REFUSED, randomised, vit
 from torch import nn
 
+import networks
 from checks import MEAN, STD, Array, close, photos, run_artifact, run_export, write
 from networks import Net
 from simmap.engine.errors import ExportError
 from simmap.engine.runtime.session import open_session
 from simmap.export.surgery.analysis import analyse
 from simmap.export.surgery.graph import Graph
+from simmap.export.surgery.patches import token_places
 
 
 def graph_of(network: nn.Module, size: tuple[int, int] = (64, 64)) -> Graph:
@@ -139,3 +141,49 @@ def test_parts_of_patches_in_any_order_lie_in_their_places(
     normalised = ((images / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2)
     for parts, image in zip(found, normalised, strict=True):
         close(parts.reshape(6, 8), naive(net, image), 2e-5)
+
+
+def test_a_source_with_channels_last_gives_the_same_parts(tmp_path: Path) -> None:
+    first, last = networks.class_token().model, networks.class_token().model
+    name = last.graph.input[0].name
+    photo = onnx.helper.make_tensor_value_info("photo", onnx.TensorProto.FLOAT, ["N", 8, 12, 3])
+    last.graph.input[0].CopyFrom(photo)
+    last.graph.node.insert(0, onnx.helper.make_node("Transpose", ["photo"], [name], perm=[0, 3, 1, 2]))
+    found = []
+    for at, model in enumerate((first, last)):
+        report = run_export(write(model, tmp_path), tmp_path / f"{at}.onnx")
+        session = open_session(report.path, device="cpu", threads=1)
+        found.append(run_artifact(session, photos(session, 2)))
+    for output in ("embedding", "parts"):
+        close(found[1][output], found[0][output], 1e-6)
+
+
+@pytest.mark.parametrize("by", ["a constant", "the shape of the photo", "the shape of the patches"])
+def test_patches_behind_a_class_token_lie_in_their_places(by: str) -> None:
+    net = Net((8, 12))
+    image = net.inputs[0].name
+    x = patches = net.op("Conv", image, net.store(net.draw(8, 3, 4, 4)), strides=[4, 4])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(0, 8, 6)), perm=[0, 2, 1])
+    token = net.store(net.draw(1, 1, 8))
+    if by != "a constant":
+        shape = net.op("Shape", image if by == "the shape of the photo" else patches)
+        count = net.op("Slice", shape, net.ints(0), net.ints(1))
+        token = net.op("Expand", token, net.op("Concat", count, net.ints(1, 8), axis=0))
+    x = net.op("Concat", token, x, axis=1)
+    x = net.op("Add", net.op("Gather", x, net.ints(0, 6, 5, 4, 3, 2, 1), axis=1), net.store(net.draw(7, 8)))
+    graph = Graph(net.done(x), name="net", size=None)
+    places, grid = token_places(graph, x, 7)
+    assert (places.tolist(), grid) == ([6, 5, 4, 3, 2, 1], (2, 3))
+
+
+def test_tokens_that_are_mixed_or_made_of_no_patches_lie_on_no_grid() -> None:
+    net = Net((8, 12))
+    x = net.op("Conv", net.inputs[0].name, net.store(net.draw(8, 3, 4, 4)), strides=[4, 4])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(0, 8, 6)), perm=[0, 2, 1])
+    mixed = net.op("MatMul", net.store(net.draw(7, 6)), x)
+    graph = Graph(net.done(mixed), name="net", size=None)
+    with pytest.raises(ExportError, match=r"the 2 x 3 places of .* do not become one token each"):
+        token_places(graph, mixed, 7)
+    # Six places are not fewer than six tokens: one of these would be the class token.
+    with pytest.raises(ExportError, match="no convolution gives the 6 tokens"):
+        token_places(graph, x, 6)

@@ -1,5 +1,7 @@
 /** Requests to the server that the page came from (`simmap serve`). */
 
+import { askForKey, lastKey } from './access.js';
+
 /** @typedef {{ title?: string, detail?: string, field?: string }} Problem RFC 9457, with the field at fault. */
 
 export class ServerError extends Error {
@@ -21,8 +23,10 @@ export class ServerError extends Error {
  * @throws {ServerError} the server refuses or does not answer
  */
 export async function ask(path, options) {
-  const answer = await send(path, options);
+  const key = lastKey();
+  const answer = await send(path, key ? { ...options, headers: { Authorization: `Bearer ${key}` } } : options);
   if (answer.ok) return answer;
+  if (answer.status === 401 && (await askForKey(key))) return ask(path, options);
   /** @type {Problem} */
   const problem = await answer.json().catch(() => ({}));
   throw new ServerError(messageOf(answer.status, problem), problem.field);
@@ -47,10 +51,7 @@ async function send(path, options) {
  */
 function messageOf(status, { detail, title }) {
   if (status === 401) {
-    return (
-      'this server answers only requests with a key, and this page sends none; ' +
-      'use its API with your key, or ask who runs it for one without keys'
-    );
+    return 'this server answers only requests with a key; try again, and give one that it knows';
   }
   if (status === 403) return `the server refuses this page (${detail ?? title ?? 'no permission'}); ask who runs it`;
   return detail ?? title ?? `the server answers ${status}; try again later`;

@@ -313,17 +313,53 @@ def test_a_server_without_an_index_offers_no_search(tab: Tab) -> None:
         assert page.locator("#search").is_hidden()
 
 
-def test_a_server_with_keys_says_what_to_do(tab: Tab, index: Path, tmp_path: Path) -> None:
-    config = tmp_path / "server.yaml"
-    digest = hashlib.sha256(b"secret").hexdigest()
-    config.write_text(f"keys:\n  one: {{sha256: {digest}, read: true, search: true}}\n")
-    with serving("--index", index, "--config", config) as served:
-        page = tab.open(served)
-        give(page, "a", BOX)
-        page.locator("#search-button").click()
-        says(page, "#search .error", "requests with a key")
-        give(page, "b", B)
-        says(page, "#problem", "requests with a key")
+@pytest.fixture
+def locked(index: Path, tmp_path: Path) -> Iterator[Served]:
+    """A server with a key that may do all a page does, and one that may not search."""
+    lines = [
+        f"  {name}: {{sha256: {hashlib.sha256(name.encode()).hexdigest()}, {may}}}"
+        for name, may in (("secret", "read: true, search: true"), ("reader", "read: true"))
+    ]
+    (tmp_path / "server.yaml").write_text("\n".join(["keys:", *lines, ""]))
+    with serving("--index", index, "--config", tmp_path / "server.yaml") as served:
+        yield served
+
+
+def send_key(page: Any, key: str) -> None:
+    page.locator("#key-text").fill(key)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+def test_a_key_is_asked_for_once_and_opens_all(tab: Tab, locked: Served, index: Path) -> None:
+    page = tab.open(locked)
+    give(page, "a", BOX)
+    give(page, "b", B)
+    send_key(page, " wrong ")
+    says(page, "#key .error", "does not know that key")
+    send_key(page, " secret ")
+    says(page, "#score", "cosine")
+    assert page.locator("#key").is_hidden() and page.locator("#problem").is_hidden()
+    assert search(page, "Search with A") == texts(index, results(index, BOX))
+    becomes(page, "document.querySelectorAll('.hit canvas').length === 9")
+    assert "secret" not in page.content() + page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}])"
+    )
+
+
+def test_without_a_key_the_page_says_what_to_do(tab: Tab, locked: Served) -> None:
+    page = tab.open(locked)
+    give(page, "a", BOX)
+    page.locator("#search-button").click()
+    page.keyboard.press("Escape")
+    says(page, "#search .error", "requests with a key")
+    give(page, "b", B)
+    page.get_by_role("button", name="Cancel", exact=True).last.click()
+    says(page, "#problem", "requests with a key")
+    page.get_by_role("button", name="Try again").click()
+    send_key(page, "reader")
+    says(page, "#score", "cosine")
+    page.locator("#search-button").click()
+    says(page, "#search .error", "has not the permission 'search'")
 
 
 def test_a_server_that_has_stopped_is_said_to_be_silent(tab: Tab, index: Path) -> None:

@@ -169,6 +169,16 @@ def test_everything_is_what_naive_arithmetic_gives(
         compare(case, photos, folder, draw)
 
 
+def has_near_tie(alphas: Array) -> bool:
+    """Whether the two largest values of a channel differ by less than float32 tells apart.
+
+    Then the place that gets all of a maximum, or a half of it, is a matter of rounding.
+    """
+    second, first = np.sort(alphas.reshape(*alphas.shape[:2], -1))[..., -2:].transpose(2, 0, 1)
+    gap = first - second
+    return bool(((gap > 0) & (gap < 1e-5 * np.maximum(np.abs(first), 1e-3))).any())
+
+
 def compare(case: Case, photos: npt.NDArray[np.uint8], folder: Path, draw: random.Random) -> None:
     source, path = folder / "source.onnx", folder / "artifact.onnx"
     example = torch.zeros(2, 3, *case.size)
@@ -186,6 +196,8 @@ def compare(case: Case, photos: npt.NDArray[np.uint8], folder: Path, draw: rando
     with torch.no_grad():
         embeddings = exact(torch.from_numpy(inputs)).numpy()
         alphas = case.features(torch.from_numpy(inputs)).numpy()
+    if "max" in case.kind and has_near_tie(alphas):
+        return
     units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     parts = []
     for alpha in alphas:

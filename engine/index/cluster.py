@@ -145,11 +145,16 @@ def _embedded_shards(
     """As ``embedded_batches``, on the cluster; a batch is what is left of a shard, in any order.
 
     Raises:
-        ClusterError: the cluster has nothing to run on, a node cannot read what this one can, or the workers
-            of one shard have died too often.
+        ClusterError: images are in this process's memory, the cluster has nothing to run on, a node cannot
+            read what this one can, or the workers of one shard have died too often.
     """
     if not todo:
         return
+    for item, _ in todo:
+        if item.path.startswith("memory://"):
+            raise ClusterError(
+                f"{printable(item.path)}: is in the memory of this process, which workers do not see"
+            )
     on_gpus = engine.device != "cpu"
     resource = "GPU" if on_gpus else "CPU"
     slots = _slots(ray, resource)

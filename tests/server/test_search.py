@@ -1,5 +1,6 @@
 """Searching the index, thumbnails, and changing it."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,12 +10,16 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from serving import A, B, Served, bearer, engine, files, make_index, noise, png, problem, serving
+from serving import KEYS, A, B, Served, bearer, engine, files, make_index, noise, png, problem, serving
 
 from common import SAMPLES
 from simmap.engine import Index
+from simmap.engine.dataset import Item
 from simmap.engine.index.explain import explain
 from simmap.engine.index.search import Found, search
+from simmap.engine.index.store import about_of
+from simmap.engine.index.update import update_index
+from simmap.engine.listing import list_source
 
 Indexed = tuple[Served, Path]
 
@@ -154,9 +159,6 @@ def test_an_image_whose_file_has_gone_has_no_thumbnail_and_no_map(tmp_path: Path
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text")
 def test_names_that_are_not_utf8_are_ids_too(tmp_path: Path) -> None:
-    from simmap.engine.dataset import Item
-    from simmap.engine.index.update import update_index
-
     path = os.fsdecode(os.fsencode(tmp_path / "photos") + b"/caf\xe9 #?%.png")
     index = make_index(tmp_path)
     Path(path).write_bytes(noise(5))
@@ -166,6 +168,25 @@ def test_names_that_are_not_utf8_are_ids_too(tmp_path: Path) -> None:
         (name,) = [hit["id"] for hit in found if hit["id"].startswith("caf")]
         url = f"{served.url}/v1/images/{quote(os.fsencode(name))}"
         assert client.get(url).status_code == 200
+
+
+def test_an_index_of_a_url_is_searched_and_drawn_but_not_added_to(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    root = f"file://{make_index(tmp_path).root}"
+    index = Index.make(tmp_path / "urls", about_of(engine(), root))
+    update_index(index, engine(), list_source(root).items)
+    digest = hashlib.sha256(KEYS["all"].encode()).hexdigest()
+    config = tmp_path / "server.yaml"
+    config.write_text(f"keys: {{all: {{sha256: {digest}, read: true, search: true, change: true}}}}\n")
+    with (
+        serving("--index", tmp_path / "urls", "--config", config) as served,
+        served.client(headers=bearer("all")) as client,
+    ):
+        (first, *_) = client.post("/v1/search?k=1&maps=1", files=files(image=A)).json()["hits"]
+        assert first["id"] == f"buddhas/{A.name}" and first["map"] is not None
+        assert client.get(f"/v1/images/{first['id']}").headers["content-type"] == "image/jpeg"
+        added = client.post("/v1/index/images", files=files(image=noise(900)))
+        assert "behind a URL" in problem(added, 409)
 
 
 def test_images_are_added_once_and_removed(indexed: Indexed, client: httpx.Client) -> None:

@@ -25,6 +25,7 @@ from simmap.engine.errors import ClusterError
 from simmap.engine.index import cluster
 from simmap.engine.index.cluster import ray_cluster
 from simmap.engine.index.embedded import Index
+from simmap.engine.index.store import about_of
 from simmap.engine.index.update import Update, update_index
 from simmap.engine.options import Options
 
@@ -210,6 +211,17 @@ def test_a_cluster_that_cannot_work_is_one_line(
         failed(simmap_process(*arguments, "nonsense"), "no connection to a Ray cluster at nonsense")
     monkeypatch.setitem(sys.modules, "ray", None)
     failed(simmap(*arguments, "local"), "Ray is not installed; run: pip install 'simmap[ray]'")
+
+
+def test_images_in_the_memory_of_the_client_are_refused(address: str, tmp_path: Path) -> None:
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    files.pipe("/unseen/a.png", b"x")
+    index = Index.make(tmp_path / "index", about_of(ENGINE, "memory://unseen"))
+    with (
+        ray_cluster("auto") as embed,
+        pytest.raises(ClusterError, match=r"memory://unseen/a\.png: is in the memory of this process"),
+    ):
+        update_index(index, ENGINE, [Item("memory://unseen/a.png")], embed=embed)
 
 
 def test_two_paths_of_one_image_are_one(address: str, photos: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the tests share: the model and photos that ship, and the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,10 @@ from common import PHOTOS, Simmap
 os.environ.setdefault("SIMMAP_CACHE", "")
 # As the command line does; here OpenCV is imported before it.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and so what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Beside others of its kind, a process with a thread per CPU makes all of them slower.
 if "PYTEST_XDIST_WORKER" in os.environ:

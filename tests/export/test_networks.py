@@ -110,6 +110,13 @@ def pooled_parts(conv: np.ndarray, pooling: str) -> np.ndarray:
     return combined[pooling] if pooling in combined else np.concatenate([average, maximum])
 
 
+def undecided(conv: np.ndarray, pooling: str) -> np.ndarray:
+    """(C,) maxima whose place is a matter of rounding, since another value is as large to float32; else 0."""
+    second, first = np.sort(conv.reshape(len(conv), -1), axis=1)[:, -2:].T
+    is_close = (first > second) & (first - second < 1e-5 * np.abs(first))
+    return np.where(is_close & ("max" in pooling), first, 0)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_artifact_explains_what_pytorch_computes(case: Case, tmp_path: Path) -> None:
     # given a checkpoint of the network and its artifact
@@ -132,21 +139,23 @@ def test_the_artifact_explains_what_pytorch_computes(case: Case, tmp_path: Path)
     for size in sizes:
         engine = Engine(report.path, device="cpu", options=Options(size=size))
         pair = engine.compare(PHOTOS / "buddha_a.jpg", PHOTOS / "buddha_b.jpg")
-        shared = []
+        shared, open_maxima = [], []
         for image, photo in zip(pair.images, pair.photos, strict=True):
             pixels, _ = preprocess(photo.pixels, engine.contract.input, size=size)
             x = torch.from_numpy(((pixels.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1)[None])
             with torch.no_grad():
                 conv = case.conv(network, x)[0].numpy()
             shared.append(pooled_parts(conv, case.pooling))
+            open_maxima.append(undecided(conv, case.pooling))
             reach = np.abs(shared[-1].sum(axis=1)).max()
             np.testing.assert_allclose(image.embedding, shared[-1].sum(axis=1), atol=2e-5 * reach)
         # then scores and both maps agree with the definition on PyTorch's feature maps
         units = [s.sum(axis=1) / np.linalg.norm(s.sum(axis=1)) for s in shared]
         assert pair.score == pytest.approx(units[0] @ units[1], abs=2e-5)
-        for values, parts, other in zip(pair.maps, shared, reversed(units), strict=True):
-            expected = other @ parts / np.linalg.norm(parts.sum(axis=1))
-            np.testing.assert_allclose(values.reshape(-1), expected, atol=2e-5)
+        for values, parts, maxima, other in zip(pair.maps, shared, open_maxima, reversed(units), strict=True):
+            norm = np.linalg.norm(parts.sum(axis=1))
+            slack = np.abs(other[-len(maxima) :]) @ maxima / norm
+            np.testing.assert_allclose(values.reshape(-1), other @ parts / norm, atol=2e-5 + slack)
 
 
 def test_the_model_that_ships_is_what_the_recipe_makes(tmp_path: Path) -> None:

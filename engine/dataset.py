@@ -10,7 +10,7 @@ from typing import Literal, TextIO
 import numpy as np
 
 from .errors import ConfigError, printable
-from .files import absolute
+from .files import absolute, joined
 from .urls import is_url
 
 LabelLevel = Literal["first", "last", "path"]
@@ -135,10 +135,9 @@ def read_labels(path: Path, folder: str, known: set[str]) -> dict[str, str]:
     labels = {}
     for line, row in rows(path, ("path", "label")):
         name = row["path"]
-        if is_url(folder):
-            image = name if is_url(name) else f"{folder}/{name}"
-        else:
-            image = absolute(Path(folder) / name)
+        image = joined(folder, name)
+        if not is_url(image):
+            image = absolute(image)
         if image not in known:
             raise ConfigError(
                 f"{path}: line {line} names {printable(name)}, which is no image in {printable(folder)}"

@@ -21,6 +21,16 @@ def absolute(path: str | Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100
 
 
+def joined(folder: str, name: str) -> str:
+    """What ``name`` means in a folder: a path or URL below it, or itself where it is a whole one.
+
+    In the folder of a URL only a URL is whole.
+    """
+    if is_url(name):
+        return name
+    return f"{folder}/{name}" if is_url(folder) else str(Path(folder) / name)
+
+
 def is_elsewhere(name: str) -> bool:
     """Whether an image's id is a whole path or URL: it is none relative to the root of its index."""
     return is_url(name) or Path(name).is_absolute()

@@ -10,7 +10,7 @@ from typing import Any
 
 from .dataset import SUFFIXES, Item, LabelLevel, find_images, label_of, read_labels, rows
 from .errors import ConfigError, printable
-from .files import absolute
+from .files import absolute, joined
 from .urls import find_urls, is_url, read_url, url_status
 
 _LISTS = (".csv", ".parquet")
@@ -137,11 +137,7 @@ def _read_list(source: str) -> Listing:
     shown = printable(source)
     folder = source.rpartition("/")[0] if is_url(source) else str(Path(source).parent)
     read = _parquet_rows if source.lower().endswith(".parquet") else _csv_rows
-    items = []
-    for path, label in read(source, shown):
-        if not is_url(path):
-            path = f"{folder}/{path}" if is_url(folder) else str(Path(folder) / path)
-        items.append(Item(path, label or None))
+    items = [Item(joined(folder, path), label or None) for path, label in read(source, shown)]
     if not items:
         raise ConfigError(f"{shown}: names no image; give one a line, below the header path,label")
     return Listing(folder, _with_statuses(items))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..engine import Engine
 from ..errors import DecompositionError, StoreError, printable
-from ..files import absolute, is_elsewhere
+from ..files import absolute, is_elsewhere, joined
 from ..types import Array
 from ..urls import is_url
 
@@ -197,9 +197,7 @@ class VectorStore(ABC):
 
     def path_of(self, name: str) -> str:
         """The file, or the URL, of the image with the id ``name``."""
-        if is_url(self.root) and not is_elsewhere(name):
-            return f"{self.root}/{name}"
-        return name if is_url(name) else str(Path(self.root) / name)
+        return name if is_elsewhere(name) else joined(self.root, name)
 
     def id_of(self, path: str | Path) -> str:
         """The id of the image file or URL ``path``."""

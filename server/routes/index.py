@@ -43,7 +43,9 @@ _LABEL: dict[str, Any] = {
 async def add(request: Request, service: ServiceOf) -> Response:
     """Add an image to the index. The same file gets the same id."""
     async with service.work(request) as work:
-        index_of(work.opened)
+        if is_url(index_of(work.opened).root):
+            where = "the images of this index lie behind a URL; add this one there"
+            raise ProblemError(409, "elsewhere", where)
         content = await work.body()
         return await work.run(_add, request.headers.get("content-type", ""), content)
 
@@ -64,8 +66,6 @@ def _add(work: Work, kind: str, content: bytes) -> Response:
 def _store(work: Work, data: bytes, embedding: Any, size: tuple[int, ...], label: str | None) -> str:
     """Write the file, then its row; the id of both."""
     index = index_of(work.opened)
-    if is_url(index.root):
-        raise ProblemError(409, "elsewhere", "the images of this index lie behind a URL; add this one there")
     suffix = _SUFFIXES[format_of(data, "image")]
     path = Path(index.root) / UPLOADS / (hashlib.sha256(data).hexdigest()[:32] + suffix)
     name = index.id_of(path)

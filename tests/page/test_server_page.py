@@ -1,7 +1,6 @@
 """The page of a real server with a real index, in a real browser."""
 
 import base64
-import hashlib
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from serving import Served, serving
+from serving import Served, key_setting, serving
 
 from common import PHOTOS, SAMPLES
 from simmap.engine import Engine
@@ -316,11 +315,8 @@ def test_a_server_without_an_index_offers_no_search(tab: Tab) -> None:
 @pytest.fixture
 def locked(index: Path, tmp_path: Path) -> Iterator[Served]:
     """A server with a key that may do all a page does, and one that may not search."""
-    lines = [
-        f"  {name}: {{sha256: {hashlib.sha256(name.encode()).hexdigest()}, {may}}}"
-        for name, may in (("secret", "read: true, search: true"), ("reader", "read: true"))
-    ]
-    (tmp_path / "server.yaml").write_text("\n".join(["keys:", *lines, ""]))
+    keys = f"secret: {key_setting('secret', 'read', 'search')}, reader: {key_setting('reader', 'read')}"
+    (tmp_path / "server.yaml").write_text(f"keys: {{{keys}}}\n")
     with serving("--index", index, "--config", tmp_path / "server.yaml") as served:
         yield served
 

@@ -1,12 +1,11 @@
 """One server without and one with an index and keys, for all tests that do not stop theirs."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from serving import KEYS, Served, make_index, serving
+from serving import KEYS, Served, key_setting, make_index, serving
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +30,8 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, 
     config = folder / "server.yaml"
     lines = [f"index: {folder / 'index'}", "queue: 64", "keys:"]
     for name, key in KEYS.items():
-        may = ", ".join(f"{one}: true" for one in KEYS if one != "all" and name in (one, "all"))
-        lines.append(f"  {name}: {{sha256: {hashlib.sha256(key.encode()).hexdigest()}, {may}}}")
+        may = [one for one in KEYS if one != "all" and name in (one, "all")]
+        lines.append(f"  {name}: {key_setting(key, *may)}")
     config.write_text("\n".join(lines))
     with serving("--config", config, "--index", folder / "index") as one:
         yield one, folder

@@ -1,5 +1,6 @@
 """What the tests of the server share: a real process, and clients that speak to it."""
 
+import hashlib
 import json
 import os
 import re
@@ -161,6 +162,12 @@ def make_index(folder: Path) -> Index:
     index = Index.create(folder / "index", made, root)
     update_index(index, made, find_images(root))
     return index
+
+
+def key_setting(key: str, *permissions: str) -> str:
+    """What the server's YAML says of a key."""
+    may = "".join(f", {one}: true" for one in permissions)
+    return f"{{sha256: {hashlib.sha256(key.encode()).hexdigest()}{may}}}"
 
 
 def bearer(name: str) -> dict[str, str]:

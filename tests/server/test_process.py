@@ -1,6 +1,5 @@
 """The process: it drains, reloads, shares a port, and survives what happens to its files."""
 
-import hashlib
 import resource
 import shutil
 import signal
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from serving import (
     AVG,
+    KEYS,
     A,
     B,
     Served,
@@ -25,6 +25,7 @@ from serving import (
     engine,
     figure,
     files,
+    key_setting,
     make_index,
     noise,
     problem,
@@ -131,10 +132,8 @@ def kept(tmp_path: Path) -> Iterator[tuple[Served, Path]]:
     """A server of an index and a copy of its model, with a key that may do all."""
     shutil.copy(AVG, tmp_path / "model.onnx")
     index = make_index(tmp_path)
-    sha256 = hashlib.sha256(b"all-0123456789").hexdigest()
-    (tmp_path / "server.yaml").write_text(
-        f"keys: {{all: {{sha256: {sha256}, read: true, search: true, change: true, admin: true}}}}\n"
-    )
+    key = key_setting(KEYS["all"], "read", "search", "change", "admin")
+    (tmp_path / "server.yaml").write_text(f"keys: {{all: {key}}}\n")
     with serving(
         "--index", index.path, "--model", tmp_path / "model.onnx", "--config", tmp_path / "server.yaml"
     ) as served:
@@ -212,11 +211,9 @@ def test_a_full_disk_refuses_an_image_and_loses_nothing(kept: tuple[Served, Path
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shares the connections of a port")
 def test_two_workers_on_one_port_share_an_index_and_one_outlives_the_other(tmp_path: Path) -> None:
     index = make_index(tmp_path)
-    sha256 = hashlib.sha256(b"all-0123456789").hexdigest()
+    key = key_setting(KEYS["all"], "read", "search", "change")
     config = tmp_path / "server.yaml"
-    config.write_text(
-        f"reuse_port: true\nkeys: {{all: {{sha256: {sha256}, read: true, search: true, change: true}}}}\n"
-    )
+    config.write_text(f"reuse_port: true\nkeys: {{all: {key}}}\n")
     options = ["--index", index.path, "--config", config]
     with serving(*options) as first, serving(*options, "--port", first.port) as second:
         names = set()

@@ -1,6 +1,5 @@
 """Searching the index, thumbnails, and changing it."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,7 +9,21 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from serving import KEYS, A, B, Served, bearer, engine, files, make_index, noise, png, problem, serving
+from serving import (
+    KEYS,
+    A,
+    B,
+    Served,
+    bearer,
+    engine,
+    files,
+    key_setting,
+    make_index,
+    noise,
+    png,
+    problem,
+    serving,
+)
 
 from common import SAMPLES
 from simmap.engine import Index
@@ -175,9 +188,8 @@ def test_an_index_of_a_url_is_searched_and_drawn_but_not_added_to(tmp_path: Path
     root = f"file://{make_index(tmp_path).root}"
     index = Index.make(tmp_path / "urls", about_of(engine(), root))
     update_index(index, engine(), list_source(root).items)
-    digest = hashlib.sha256(KEYS["all"].encode()).hexdigest()
     config = tmp_path / "server.yaml"
-    config.write_text(f"keys: {{all: {{sha256: {digest}, read: true, search: true, change: true}}}}\n")
+    config.write_text(f"keys: {{all: {key_setting(KEYS['all'], 'read', 'search', 'change')}}}\n")
     with (
         serving("--index", tmp_path / "urls", "--config", config) as served,
         served.client(headers=bearer("all")) as client,

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +24,9 @@ from .settings import Settings
 
 _Result = TypeVar("_Result")
 
-RETRY_SECONDS = "1"  # after which a client that was turned away may try again
+# Whole seconds after which a client that was turned away may try again, drawn for each answer: clients that
+# were turned away together do not come back together.
+RETRY_SECONDS = (1, 3)
 
 
 class Service:
@@ -78,8 +81,7 @@ class Service:
         """
         slot = self.pool.slot()
         if slot is None:
-            wait = {"Retry-After": RETRY_SECONDS}
-            raise ProblemError(503, "overload", "too many requests are under way; try again", headers=wait)
+            raise ProblemError(503, "overload", "too many requests are under way; try again", headers=_later())
         try:
             yield Work(self, request, slot)
         finally:
@@ -142,8 +144,8 @@ class Work:
                 return running.result()
             if leaving.done():
                 raise _left()
-            wait = {"Retry-After": RETRY_SECONDS}
-            raise ProblemError(503, "timeout", f"this took longer than {limit:g} s; try again", headers=wait)
+            late = f"this took longer than {limit:g} s; try again"
+            raise ProblemError(503, "timeout", late, headers=_later())
         except ProblemError:
             raise
         except Exception as error:
@@ -176,6 +178,10 @@ class Work:
             photo = load(data, max_pixels=self._settings.max_pixels, name=name)
         self.metrics.images.inc()
         return photo
+
+
+def _later() -> dict[str, str]:
+    return {"Retry-After": str(random.randint(*RETRY_SECONDS))}
 
 
 def _too_large(limit: int) -> ProblemError:

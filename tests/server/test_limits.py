@@ -1,6 +1,7 @@
 """Limits: of bodies, pixels, time, clients, and of requests under way."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -119,9 +120,9 @@ def test_a_request_too_many_is_turned_away_before_its_body_is_read(small: Served
         with small.connect() as stream:
             stream.sendall(f"{HEAD}Content-Length: 100000\r\n\r\n".encode())
             head = read_head(stream)  # though nothing of the body was sent
-        assert head.startswith("HTTP/1.1 503") and "retry-after: 1" in head.lower()
+        assert head.startswith("HTTP/1.1 503") and re.search("retry-after: [1-3]\r", head.lower())
         answer = client.post("/v1/compare", files=files(a=A, b=B))
-        assert "too many" in problem(answer, 503) and answer.headers["retry-after"] == "1"
+        assert "too many" in problem(answer, 503) and answer.headers["retry-after"] in ("1", "2", "3")
         assert client.get("/readyz").status_code == 200  # what needs no thread goes on
         assert figure(client, 'simmap_errors_total{kind="overload"}') >= 2
         settle(client)

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import time
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -125,6 +127,43 @@ def test_addresses_and_methods_that_there_are_not(client: httpx.Client) -> None:
     problem(refused, 405)
     assert refused.headers["allow"] == "POST"
     problem(client.request("BREW", "/healthz"), 405)
+
+
+ENDLESS_PARTS = {
+    "head": (b"X: ", b"y" * 1000),
+    "headers": (b"", b"X: y\r\n" * 100),
+    "address": (b"", b"y" * 1000),
+    "size of a piece": (b"Transfer-Encoding: chunked\r\n\r\n5;x=", b"y" * 1000),
+    "trailers": (b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: y\r\n" * 100),
+}
+
+
+@pytest.mark.parametrize("part", ENDLESS_PARTS)
+def test_what_is_no_body_ends(served: Served, part: str) -> None:
+    start, more = ENDLESS_PARTS[part]
+    line = b"POST /v1/compare" if part == "address" else b"POST /v1/compare HTTP/1.1\r\nHost: x\r\n"
+    sent = 0
+    with served.connect() as stream:
+        stream.sendall(line + start)
+        with pytest.raises(OSError):  # closed
+            while sent < 20_000_000:
+                stream.sendall(more)
+                sent += len(more)
+                time.sleep(0.001)
+    assert 10_000 < sent < 500_000
+
+
+def test_an_upgrade_that_nobody_offers_is_passed_over(served: Served) -> None:
+    # As Java's client asks with each request of a plain connection.
+    upgrade = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAA"}
+    connection = HTTPConnection("127.0.0.1", served.port)
+    for body in (b"--x--", b"y" * 200_000, b"--x--"):
+        connection.request(
+            "POST", "/v1/compare", body, {**upgrade, "Content-Type": "multipart/form-data; boundary=x"}
+        )
+        answer = connection.getresponse()
+        assert answer.status == 422 and b"problem" in answer.read()
+    connection.close()
 
 
 def test_a_head_of_many_bytes_is_refused(served: Served) -> None:

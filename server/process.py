@@ -156,9 +156,9 @@ def _report(service: Service, listener: socket.socket) -> None:
 def _protocol(seconds: float) -> type[H11Protocol]:
     """HTTP/1.1 on connections that close where a request has not arrived ``seconds`` after its beginning.
 
-    uvicorn waits for ever for the rest of a head, and for a client that never reads its answer. Not httptools,
-    which is faster: it keeps a head of any size, and takes the body of a request that asks for an upgrade, as
-    Java's client does, for the next request.
+    uvicorn waits for ever for the rest of a head, and for a client that never reads its answer. httptools is
+    faster, but keeps a head of any size, and takes the body of a request that asks for an upgrade, as Java's
+    client does, for the next request.
     """
 
     class Timed(H11Protocol):

@@ -81,7 +81,9 @@ class Service:
         """
         slot = self.pool.slot()
         if slot is None:
-            raise ProblemError(503, "overload", "too many requests are under way; try again", headers=_later())
+            raise ProblemError(
+                503, "overload", "too many requests are under way; try again", headers=_later()
+            )
         try:
             yield Work(self, request, slot)
         finally:

@@ -27,17 +27,19 @@ def candidates(
     scores = [np.empty(0, np.float32)] * count
     rows = [np.empty(0, np.intp)] * count
     step = max(1, CHUNK // (4 * dimension))
+    products = np.empty((count, min(step, len(vectors))), np.float32)  # once: fresh memory is slow to write
     for start in range(0, len(vectors), step):
+        block = products[:, : len(vectors) - start]
         with np.errstate(all="ignore"):
-            block = queries @ vectors[start : start + step].T
+            np.matmul(queries, vectors[start : start + step].T, out=block)
         block[:, hidden[start : start + step]] = -np.inf
         if start == 0 and block.shape[1] > 128 * k:
             # A few of the first rows set a floor that spares sorting most of the others.
             few = np.partition(block[:, : 128 * k], -k, axis=1)[:, -k]
             floor = np.maximum(floor, (few - margin).astype(np.float32))
-        above = ~(block < floor[:, None])
-        for at in np.flatnonzero(above.any(axis=1)):
-            found = np.flatnonzero(above[at])
+        below = block < floor[:, None]
+        for at in np.flatnonzero(~below.all(axis=1)):
+            found = np.flatnonzero(~below[at])
             scores[at] = np.concatenate([scores[at], block[at, found]])
             rows[at] = np.concatenate([rows[at], found + start])
             if len(scores[at]) > k:

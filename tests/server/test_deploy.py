@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import kubernetes_validate
 import pytest
 import yaml
 from serving import A, B, Served, bearer, files, problem
@@ -23,6 +24,8 @@ DEPLOY = ROOT / "docs" / "deploy"
 
 def test_the_manifest_has_settings_that_the_server_takes(tmp_path: Path) -> None:
     documents = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
     kinds = {one["kind"]: one for one in documents}
     path = tmp_path / "server.yaml"
     path.write_text(kinds["ConfigMap"]["data"]["server.yaml"])

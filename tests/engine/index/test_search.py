@@ -113,6 +113,7 @@ def test_a_region_ranks_as_the_sums_over_explicit_maps(
         compared += 1
         (found,) = search(engine, index, [query], len(images), boxes=boxes, mask=mask)
         assert {hit.path for hit in found.hits} == set(images)
+        assert np.array_equal(found.mask, drawn > 0) if boxes == [] else found.mask is None
         for hit in found.hits:
             assert hit.region_score == pytest.approx(expected[hit.path], abs=1e-5)
             rest = embedded.residual_against(images[hit.path])

@@ -346,6 +346,7 @@ def test_without_a_key_the_page_says_what_to_do(tab: Tab, locked: Served) -> Non
     page = tab.open(locked)
     give(page, "a", BOX)
     page.locator("#search-button").click()
+    page.locator("#key").wait_for()
     page.keyboard.press("Escape")
     says(page, "#search .error", "requests with a key")
     give(page, "b", B)

@@ -81,9 +81,7 @@ class Service:
         """
         slot = self.pool.slot()
         if slot is None:
-            raise ProblemError(
-                503, "overload", "too many requests are under way; try again", headers=_later()
-            )
+            raise _later("overload", "too many requests are under way; try again")
         try:
             yield Work(self, request, slot)
         finally:
@@ -146,8 +144,7 @@ class Work:
                 return running.result()
             if leaving.done():
                 raise _left()
-            late = f"this took longer than {limit:g} s; try again"
-            raise ProblemError(503, "timeout", late, headers=_later())
+            raise _later("timeout", f"this took longer than {limit:g} s; try again")
         except ProblemError:
             raise
         except Exception as error:
@@ -182,8 +179,9 @@ class Work:
         return photo
 
 
-def _later() -> dict[str, str]:
-    return {"Retry-After": str(random.randint(*RETRY_SECONDS))}
+def _later(kind: str, detail: str) -> ProblemError:
+    wait = {"Retry-After": str(random.randint(*RETRY_SECONDS))}
+    return ProblemError(503, kind, detail, headers=wait)
 
 
 def _too_large(limit: int) -> ProblemError:

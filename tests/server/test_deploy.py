@@ -22,11 +22,17 @@ from simmap.server.settings import load_settings
 DEPLOY = ROOT / "docs" / "deploy"
 
 
-def test_the_manifest_has_settings_that_the_server_takes(tmp_path: Path) -> None:
-    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
-    for document in documents:
+def manifest() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+
+
+def test_kubernetes_knows_all_fields_of_the_manifest() -> None:
+    for document in manifest():
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
-    kinds = {one["kind"]: one for one in documents}
+
+
+def test_the_manifest_has_settings_that_the_server_takes(tmp_path: Path) -> None:
+    kinds = {one["kind"]: one for one in manifest()}
     path = tmp_path / "server.yaml"
     path.write_text(kinds["ConfigMap"]["data"]["server.yaml"])
     settings = load_settings(str(path), {})

@@ -122,7 +122,9 @@ def test_a_request_too_many_is_turned_away_before_its_body_is_read(small: Served
             head = read_head(stream)  # though nothing of the body was sent
         assert head.startswith("HTTP/1.1 503") and re.search("retry-after: [1-3]\r", head.lower())
         answer = client.post("/v1/compare", files=files(a=A, b=B))
-        assert "too many" in problem(answer, 503) and answer.headers["retry-after"] in ("1", "2", "3")
+        assert "too many" in problem(answer, 503)
+        waits = {client.post("/v1/compare", files=files(a=A)).headers["retry-after"] for _ in range(50)}
+        assert waits == {"1", "2", "3"}  # of clients that are turned away together
         assert client.get("/readyz").status_code == 200  # what needs no thread goes on
         assert figure(client, 'simmap_errors_total{kind="overload"}') >= 2
         settle(client)

@@ -297,10 +297,17 @@ def test_a_server_that_has_gone_is_one_line_and_one_that_comes_back_is_waited_fo
     assert place.server is not None
     target = place.make()
     add(target, 0, *"abc")
-    before = target.get([*"abc"])[1].tobytes()
-    uses: list[Callable[[], object]] = [
-        lambda: target.get([*"abc"])[1].tobytes(),
+
+    def first() -> tuple[list[Entry], bytes]:
+        entries, vectors = target.get([*"abc"])
+        return entries, vectors.tobytes()
+
+    before = first()
+    uses: list[Callable[[], Any]] = [
+        first,
         lambda: target.search(units(0, 1), 1)[0][0][0],
+        lambda: {one.id for one in target.entries()},
+        lambda: len(target),
         lambda: target.upsert([entry("d")], units(9, 1)),
         lambda: target.delete(["e"]),
     ]
@@ -315,8 +322,11 @@ def test_a_server_that_has_gone_is_one_line_and_one_that_comes_back_is_waited_fo
                 assert "\n" not in str(caught.value) and str(caught.value).startswith(target.name)
         starting.start()
         with ThreadPoolExecutor(len(uses)) as threads:
-            held, best, *_ = [future.result() for future in [threads.submit(use) for use in uses]]
+            held, best, names, count, *_ = [
+                future.result() for future in [threads.submit(use) for use in uses]
+            ]
         assert held == before and best == "a"
+        assert names in (set("abc"), set("abcd")) and count in (3, 4)
     finally:
         if not starting.is_alive() and not starting.finished.is_set():
             starting.start()

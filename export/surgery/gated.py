@@ -3,8 +3,8 @@
 What these do not cover, a Softmax as the last layer or the larger of two tensors, is refused.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from .affine import node_as_affine
 from .elementwise import FUNCTIONS, evaluate, is_zero_at_zero
 from .graph import DENSE, ELEMENTWISE, MOVES, NORMS, REDUCTIONS, Graph, attribute
 from .pools import reduced_axes
-from .steps import HELD, Gated, NotHeldError, Rule, Step
+from .steps import Gated, NotHeldError
+from .tape import START, Tape
 from .views import MixedError, View, lane_of
 
 
@@ -46,16 +47,6 @@ def gated_tail(
 
 
 @dataclass
-class _Facts:
-    """What is known of a vector while walking."""
-
-    size: int
-    is_carried: bool
-    functions: frozenset[int]  # steps behind it that are not linear
-    rest: Array | None  # (size,) where it is the same for all images
-
-
-@dataclass
 class _Walk:
     """Goes through the nodes between two tensors and writes down the steps."""
 
@@ -64,15 +55,14 @@ class _Walk:
     mask: npt.NDArray[np.bool_]
     scale: float
     bias: Array | None
-    steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         size = int(self.mask.sum())
         self.opset = next(o.version for o in self.graph.model.opset_import if o.domain in ("", "ai.onnx"))
-        self.facts = {"start": _Facts(size, True, frozenset(), self.bias)}
-        vector = "start"
+        self.tape = Tape(size, self.bias)
+        vector = START
         if self.scale != 1:
-            vector = self._linear("start", np.full(size, self.scale), np.zeros(size))
+            vector = self.tape.linear(START, np.full(size, self.scale), np.zeros(size))
         self.views = {self.start: View(vector, self.mask)}
 
     def to(self, target: str) -> Gated:
@@ -94,18 +84,9 @@ class _Walk:
         if target not in self.views:
             raise NotHeldError(blocked[target])
         end = self.views[target]
-        if not self.facts[end.vector].is_carried or not end.mask.all():
+        if not self.tape.facts[end.vector].is_carried or not end.mask.all():
             raise NotHeldError(self._culprit(target))
-        return self._finished(end.vector)
-
-    def _finished(self, output: str) -> Gated:
-        wanted, kept = {output}, []
-        for step in reversed(self.steps):
-            if step.output in wanted:
-                wanted.update(step.inputs)
-                kept.append(step)
-        fact = self.facts[output]
-        return Gated("start", output, tuple(kept[::-1]), fact.size, self.opset, self.bias, fact.rest)
+        return self.tape.up_to(end.vector, self.opset)
 
     def _culprit(self, target: str) -> onnx.NodeProto:
         """The last node that turned what places add up to into something else."""
@@ -113,12 +94,10 @@ class _Walk:
         while True:
             node: onnx.NodeProto = self.graph.producer[tensor]
             inputs = [i for i in self.graph.data_inputs(node) if i in self.views]
-            lost = [i for i in inputs if not self.facts[self.views[i].vector].is_carried]
+            lost = [i for i in inputs if not self.tape.facts[self.views[i].vector].is_carried]
             if not lost:
                 return node
             tensor = lost[0]
-
-    # One node -----------------------------------------------------------------------------------------
 
     def _follow(self, node: onnx.NodeProto) -> list[View] | None:
         """The outputs of a node; None where the rules do not cover it."""
@@ -170,24 +149,19 @@ class _Walk:
         if any(i not in self.views for i in node.input):
             raise MixedError
         views = [self.views[i] for i in node.input]
-        starts = np.cumsum([0, *(self.facts[v.vector].size for v in views)])
+        starts = np.cumsum([0, *(self.tape.facts[v.vector].size for v in views)])
         indices = [np.where(v.mask, v.index + s, -1) for v, s in zip(views, starts, strict=False)]
         index = np.concatenate(indices, axis=attribute(node, "axis", 1))
-        vectors = tuple(v.vector for v in views)
-        rests = [self.facts[v].rest for v in vectors]
-        rest = None if any(r is None for r in rests) else np.concatenate(cast(list[Array], rests))
-        whole = self._step("concat", vectors, int(starts[-1]), rest=rest)
-        return self._picked(whole, index)
+        return self._picked(self.tape.concat(tuple(v.vector for v in views)), index)
 
     def _picked(self, vector: str, index: npt.NDArray[Any]) -> View:
         """The view with these indices into a vector; another vector where their order is another."""
         mask = index >= 0
-        order, fact = index[mask], self.facts[vector]
+        order, size = index[mask], self.tape.facts[vector].size
         if order.size == 0:
             raise MixedError
-        if order.size != fact.size or (order != np.arange(fact.size)).any():
-            rest = None if fact.rest is None else fact.rest[order]
-            vector = self._step("pick", (vector,), order.size, rest=rest, index=order)
+        if order.size != size or (order != np.arange(size)).any():
+            vector = self.tape.pick(vector, order)
         return View(vector, mask)
 
     def _dense(self, node: onnx.NodeProto) -> list[View]:
@@ -202,7 +176,7 @@ class _Walk:
         matrix, bias = node_as_affine(self.graph, node, int(view.mask.sum()))
         if matrix.shape[-1] != view.mask.sum() or len(matrix) != len(bias):
             raise MixedError
-        vector = self._linear(view.vector, matrix, bias)
+        vector = self.tape.linear(view.vector, matrix, bias)
         mask = np.broadcast_to(lane, shape)
         if mask.sum() != len(matrix):
             raise MixedError
@@ -210,8 +184,8 @@ class _Walk:
 
     def _each(self, node: onnx.NodeProto, factor: float, shift: float) -> list[View]:
         view = self.views[node.input[0]]
-        size = self.facts[view.vector].size
-        return [View(self._linear(view.vector, np.full(size, factor), np.full(size, shift)), view.mask)]
+        size = self.tape.facts[view.vector].size
+        return [View(self.tape.linear(view.vector, np.full(size, factor), np.full(size, shift)), view.mask)]
 
     def _with_constant(self, node: onnx.NodeProto, tensor: str) -> list[View] | None:
         """x + c, x - c, c - x, x * c or x / c."""
@@ -229,7 +203,7 @@ class _Walk:
             matrix = -matrix if op == "Sub" and is_second else matrix
         else:
             matrix = value if op == "Mul" else 1 / value
-        return [View(self._linear(view.vector, matrix, bias), view.mask)]
+        return [View(self.tape.linear(view.vector, matrix, bias), view.mask)]
 
     def _spread(self, tensor: str, shape: tuple[int, ...]) -> View:
         """A view broadcast to a shape."""
@@ -244,7 +218,7 @@ class _Walk:
         masks = [np.broadcast_to(self.views[i].mask, shape) for i in node.input]
         if (masks[0] != masks[1]).any():
             raise MixedError
-        single = [self.facts[self.views[i].vector].size == 1 for i in node.input]
+        single = [self.tape.facts[self.views[i].vector].size == 1 for i in node.input]
         vectors = [
             self.views[i].vector if one and not all(single) else self._spread(i, shape).vector
             for i, one in zip(node.input, single, strict=True)
@@ -254,24 +228,19 @@ class _Walk:
     def _of_two(self, node: onnx.NodeProto) -> list[View]:
         """A sum, difference, product or quotient of two tensors."""
         (a, b), mask = self._pair(node)
-        size, facts = int(mask.sum()), (self.facts[a], self.facts[b])
+        size = int(mask.sum())
         if node.op_type in ("Add", "Sub"):
-            signs = (1, 1 if node.op_type == "Add" else -1)
-            rest = None
-            if facts[0].rest is not None and facts[1].rest is not None:
-                rest = np.broadcast_to(facts[0].rest + signs[1] * facts[1].rest, (size,))
-            carried = facts[0].is_carried and facts[1].is_carried
-            vector = self._step("sum", (a, b), size, rest=rest, signs=signs, is_carried=carried)
+            vector = self.tape.sum(a, b, size, sign=1 if node.op_type == "Add" else -1)
         elif node.op_type == "Div":
-            vector = self._scaled(a, b, size, divides=True)
+            vector = self.tape.scale(a, b, size, divides=True)
         else:
             x, gate = self._gate_of(a, b)
-            vector = self._scaled(x, gate, size, divides=False)
+            vector = self.tape.scale(x, gate, size, divides=False)
         return [View(vector, mask)]
 
     def _gate_of(self, a: str, b: str) -> tuple[str, str]:
         """Of two factors, the one that carries and the one that is held."""
-        first, second = self.facts[a], self.facts[b]
+        first, second = self.tape.facts[a], self.tape.facts[b]
         if first.is_carried != second.is_carried:
             return (a, b) if first.is_carried else (b, a)
         if a == b or first.functions < second.functions:
@@ -281,11 +250,6 @@ class _Walk:
         if not first.is_carried:
             return a, b
         raise MixedError  # each may be the gate of the other
-
-    def _scaled(self, x: str, gate: str, size: int, *, divides: bool) -> str:
-        fact = self.facts[x]
-        rest = np.zeros(size) if fact.rest is not None and not fact.rest.any() else None
-        return self._step("scale", (x, gate), size, rest=rest, divides=divides, is_carried=fact.is_carried)
 
     def _reduced(self, node: onnx.NodeProto) -> list[View]:
         """A reduction of all features, or of axes of length 1."""
@@ -302,28 +266,21 @@ class _Walk:
                 raise MixedError
             return [View(view.vector, view.mask.reshape(shape))]
         mask = lane_of(view.mask, tuple(axes)).reshape(shape)
-        size = self.facts[view.vector].size
+        size = self.tape.facts[view.vector].size
         if node.op_type in ("ReduceL2", "ReduceSumSquare"):
-            vector = self._norm(view.vector)
+            vector = self.tape.norm(view.vector)
             if node.op_type == "ReduceSumSquare":
-                vector = self._scaled(vector, vector, 1, divides=False)
+                vector = self.tape.scale(vector, vector, 1, divides=False)
             return [View(vector, mask)]
-        vector = self._mean(view.vector)
+        vector = self.tape.mean(view.vector)
         if node.op_type == "ReduceSum":
-            vector = self._linear(vector, np.full(1, float(size)), np.zeros(1))
+            vector = self.tape.linear(vector, np.full(1, float(size)), np.zeros(1))
         return [View(vector, mask)]
-
-    def _mean(self, vector: str) -> str:
-        rest = self.facts[vector].rest
-        return self._step("mean", (vector,), 1, rest=None if rest is None else rest.mean(keepdims=True))
-
-    def _norm(self, vector: str) -> str:
-        return self._step("norm", (vector,), 1, is_carried=False)
 
     def _normed(self, node: onnx.NodeProto) -> list[View]:
         """A norm's scale is held; its mean is linear."""
         view = self.views[node.input[0]]
-        rank, size = view.mask.ndim, self.facts[view.vector].size
+        rank, size = view.mask.ndim, self.tape.facts[view.vector].size
         axis = attribute(node, "axis", -1) % rank
         is_l2 = node.op_type == "LpNormalization"
         if is_l2 and attribute(node, "p", 2) != 2:
@@ -331,19 +288,17 @@ class _Walk:
         lane_of(view.mask, (axis,) if is_l2 else tuple(range(axis, rank)))
         vector = view.vector
         if is_l2:
-            return [View(self._scaled(vector, self._norm(vector), size, divides=True), view.mask)]
+            return [View(self.tape.scale(vector, self.tape.norm(vector), size, divides=True), view.mask)]
         if node.op_type == "LayerNormalization":
-            fact, mean = self.facts[vector], self._mean(vector)
-            rest = None if fact.rest is None else fact.rest - fact.rest.mean()
-            vector = self._step("sum", (vector, mean), size, rest=rest, signs=(1, -1))
+            vector = self.tape.sum(vector, self.tape.mean(vector), size, sign=-1)
         # sigma = sqrt(|x|^2 / F + eps), of two steps that are only ever held
-        norm = self._norm(vector)
-        power = self._scaled(norm, norm, 1, divides=False)
+        norm = self.tape.norm(vector)
+        power = self.tape.scale(norm, norm, 1, divides=False)
         eps = attribute(node, "epsilon", 1e-5)
-        variance = self._linear(power, np.full(1, 1 / size), np.full(1, eps))
+        variance = self.tape.linear(power, np.full(1, 1 / size), np.full(1, eps))
         root = onnx.helper.make_node("Sqrt", ["x"], ["y"])
-        sigma = self._step("function", (variance,), 1, node=root, constants=(None,))
-        vector = self._scaled(vector, sigma, size, divides=True)
+        sigma = self.tape.step("function", (variance,), 1, node=root, constants=(None,))
+        vector = self.tape.scale(vector, sigma, size, divides=True)
         weights = [self.graph.constant(i) if i else None for i in node.input[1:3]]
         if any(i and w is None for i, w in zip(node.input[1:3], weights, strict=True)):
             raise MixedError
@@ -351,7 +306,7 @@ class _Walk:
         if gamma is not None or beta is not None:
             matrix = np.ones(size) if gamma is None else np.broadcast_to(gamma.reshape(-1), (size,))
             bias = np.zeros(size) if beta is None else np.broadcast_to(beta.reshape(-1), (size,))
-            vector = self._linear(vector, matrix.astype(np.float64), bias.astype(np.float64))
+            vector = self.tape.linear(vector, matrix.astype(np.float64), bias.astype(np.float64))
         return [View(vector, view.mask), *[View(vector, view.mask)] * (len(node.output) - 1)]
 
     def _softmax(self, node: onnx.NodeProto) -> list[View]:
@@ -361,8 +316,10 @@ class _Walk:
         axis = attribute(node, "axis", 1 if self.opset < 13 else -1) % rank
         lane_of(view.mask, tuple(range(axis, rank)) if self.opset < 13 else (axis,))
         flat = onnx.helper.make_node("Softmax", ["x"], ["y"], axis=1)
-        size = self.facts[view.vector].size
-        vector = self._step("function", (view.vector,), size, node=flat, constants=(None,), is_carried=False)
+        size = self.tape.facts[view.vector].size
+        vector = self.tape.step(
+            "function", (view.vector,), size, node=flat, constants=(None,), is_carried=False
+        )
         return [View(vector, view.mask)]
 
     def _function(self, node: onnx.NodeProto) -> list[View]:
@@ -386,46 +343,18 @@ class _Walk:
                 single = value.size == 1
                 constants.append(value.reshape(()) if single else np.broadcast_to(value, shape)[mask])
         vectors = tuple(v.vector for v in views)
-        is_gate = len(views) == 1 and self.facts[vectors[0]].is_carried
+        is_gate = len(views) == 1 and self.tape.facts[vectors[0]].is_carried
         if is_gate:
             at = list(node.input).index(given[0])
             probe = [np.zeros((1, size)) if k == at else c for k, c in enumerate(constants)]
             is_gate = is_zero_at_zero(node, probe, at, self.opset)
-        fact = self.facts[vectors[0]]
+        fact = self.tape.facts[vectors[0]]
         rest = np.zeros(size) if is_gate and fact.rest is not None and not fact.rest.any() else None
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         # An input that is left out keeps its empty name.
-        vector = self._step(
+        vector = self.tape.step(
             "gate" if is_gate else "function", vectors, size, rest=rest, is_carried=is_gate, node=copy,
             constants=tuple(constants),
         )  # fmt: skip
         return [View(vector, mask)]
-
-    # One step -----------------------------------------------------------------------------------------
-
-    def _linear(self, vector: str, matrix: Array, bias: Array) -> str:
-        rest = self.facts[vector].rest
-        if rest is not None:
-            rest = (matrix * rest if matrix.ndim == 1 else matrix @ rest) + bias
-        return self._step("linear", (vector,), len(matrix), rest=rest, matrix=matrix, bias=bias)
-
-    def _step(
-        self,
-        rule: Rule,
-        inputs: tuple[str, ...],
-        size: int,
-        *,
-        rest: Array | None = None,
-        is_carried: bool | None = None,
-        **details: Any,
-    ) -> str:
-        """Write a step down; what all its inputs carry, it carries, unless said otherwise."""
-        facts = [self.facts[i] for i in inputs]
-        own = {len(self.steps)} if rule in HELD else set()
-        functions = frozenset(own).union(*(f.functions for f in facts))
-        carried = all(f.is_carried for f in facts) if is_carried is None else is_carried
-        output = f"step{len(self.steps)}"
-        self.facts[output] = _Facts(size, carried, functions, rest if carried else None)
-        self.steps.append(Step(rule, inputs, output, tuple(f.size for f in facts), size, **details))
-        return output

@@ -17,7 +17,7 @@ SMOKE_TESTS := tests/engine/test_curves.py tests/engine/test_decompose.py tests/
 .PHONY: demo test test-runtime test-rest check docs page bench fuzz mutants soak format lint types model clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg --force
+	$(BIN)/simmap compare models/photos/buddha_a.jpg models/photos/buddha_b.jpg -o similarity-demo.png --force
 
 # All tests, in one environment.
 test: $(VENV)/.dev $(NODE)/.installed

@@ -127,8 +127,7 @@ def contrast(
     rows: list[Row] = []
     for engine, name in zip(engines, names, strict=True):
         (asked,) = engine.embed([photo])
-        embeddings = np.array([vector.embedding for vector in engine.vectors(candidates)])
-        units = decompose.unit(embeddings)
+        units = decompose.unit(_embeddings(engine, candidates))
         scores = units @ decompose.unit(asked.embedding)
         chosen = allowed if k is None else sorted(allowed, key=lambda i: -scores[i])[:k]
         recall = None
@@ -140,7 +139,6 @@ def contrast(
             engine,
             asked,
             [candidates[i] for i in chosen],
-            embeddings[chosen],
             [None if labels is None else labels[i] for i in chosen],
             view,
         )
@@ -187,10 +185,9 @@ def contrast_indexes(
         (asked,) = engine.embed([photo])
         paths = [hit.path for hit in found.hits]
         try:
-            embeddings = np.array([vector.embedding for vector in engine.vectors(paths)])
+            shown = _candidates(engine, asked, paths, [hit.label for hit in found.hits], view)
         except ImageError as error:
             raise ImageError(f"{printable(store.name)}: {error}, or bring the index up to date") from error
-        shown = _candidates(engine, asked, paths, embeddings, [hit.label for hit in found.hits], view)
         rows.append(_row(engine, name, asked, shown, rows, None))
     return Contrast(tuple(rows), photo, view)
 
@@ -210,21 +207,29 @@ def _candidates(
     engine: Engine,
     asked: Embedded,
     sources: Sequence[Source],
-    embeddings: Array,
     labels: Sequence[str | None],
     view: View,
 ) -> tuple[Candidate, ...]:
-    """Images beside the query ``asked``, with their maps; ``embeddings`` (n, D) are theirs."""
-    query = decompose.unit(asked.embedding)
-    scores = decompose.unit(embeddings) @ query
-    directions = np.tile(query, (len(sources), 1))
+    """Images beside the query ``asked``, with their maps."""
+    directions = np.tile(decompose.unit(asked.embedding), (len(sources), 1))
     if view == "influence":
-        directions = decompose.influence_direction(embeddings, directions)
+        directions = decompose.influence_direction(_embeddings(engine, sources), directions)
     images = engine.maps(sources, directions)
     return tuple(
-        Candidate(image, float(score), (asked.map_against(image, view), image.map), source, label)
-        for image, score, source, label in zip(images, scores, sources, labels, strict=True)
+        Candidate(
+            image,
+            decompose.score(asked.embedding, image.embedding),
+            (asked.map_against(image, view), image.map),
+            source,
+            label,
+        )
+        for image, source, label in zip(images, sources, labels, strict=True)
     )
+
+
+def _embeddings(engine: Engine, sources: Sequence[Source]) -> Array:
+    """(n, D) of images."""
+    return np.array([vector.embedding for vector in engine.vectors(sources)])
 
 
 def _row(

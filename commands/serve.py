@@ -1,5 +1,6 @@
 """``simmap serve``: the engine and an index behind HTTP."""
 
+import atexit
 import os
 
 import click
@@ -37,3 +38,5 @@ def command(
             raise
         raise ConfigError(f"{error}; serve needs more packages: pip install 'simmap[server]'") from error
     serve(load_settings(config, model=model, index=index, host=host, port=port))
+    # Tracers send what they still hold: the process ends without Python's own end (``cli.run``).
+    atexit._run_exitfuncs()

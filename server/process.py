@@ -84,6 +84,9 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=settings.trusted_proxies is not None,
             forwarded_allow_ips=settings.trusted_proxies,
+            # Else a request with a large body makes those behind it on its connection parts of its own trace
+            # (CPython issue 140947).
+            reset_contextvars=True,
             timeout_graceful_shutdown=math.ceil(settings.body_seconds + settings.run_seconds) + 1,
         )
         super().__init__(config)

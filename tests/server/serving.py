@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -86,13 +86,16 @@ class Served:
 
 
 @contextmanager
-def serving(*arguments: object, **environment: str) -> Iterator[Served]:
-    """A server of the small model on a free port, unless the arguments say otherwise."""
+def serving(*arguments: object, within: Sequence[str] = (), **environment: str) -> Iterator[Served]:
+    """A server of the small model on a free port, unless the arguments say otherwise.
+
+    ``within``: a command that runs the server.
+    """
     texts = list(map(str, arguments))
     if "--model" not in texts and "--index" not in texts:
         texts += ["--model", str(AVG)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "simmap.cli", "serve", "--port", "0", *texts],
+        [*within, sys.executable, "-m", "simmap.cli", "serve", "--port", "0", *texts],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

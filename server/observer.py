@@ -18,6 +18,7 @@ from .service import Service
 
 log = logging.getLogger("simmap.server")
 
+_ID_HEADER = b"x-request-id"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = ("/healthz", "/readyz", "/metrics")
 _PAGE, _ANSWER = (
@@ -41,7 +42,11 @@ class Observer:
         headers, started = Headers(scope=scope), time.perf_counter()
         given = headers.get("x-request-id", "")
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = given if _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = given if _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
+        state["request_id"] = request_id
+        # For tracers, which stand between this and the routes.
+        rest = [header for header in scope["headers"] if header[0] != _ID_HEADER]
+        scope["headers"] = [*rest, (_ID_HEADER, request_id.encode())]
         seen: dict[str, int] = {"status": 0, "bytes": 0}
         arriving = "content-length" in headers or "transfer-encoding" in headers
 

@@ -24,7 +24,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def shell_lines() -> Iterator[tuple[str, str]]:
     """Page and arguments of each command in a block."""
     for page in PAGES:
-        for block in blocks(page, "sh") + blocks(page, "bash"):
+        for block in blocks(page, "sh"):
             for line in block.replace("\\\n", " ").splitlines():
                 if found := COMMAND.fullmatch(line.strip()):
                     yield page.name, found[1]

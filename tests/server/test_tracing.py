@@ -46,6 +46,7 @@ def environment(address: str) -> dict[str, str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": address,
         "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
         "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST": "x-request-id",
         "OTEL_BSP_SCHEDULE_DELAY": "600000",  # ms, in which spans are kept: only the stop sends them
     }
 
@@ -59,7 +60,8 @@ def test_each_request_is_traced_and_a_stop_sends_what_is_left() -> None:
         with serving(within=[LAUNCHER], **environment(address)) as served, served.client() as client:
             parent = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
             assert client.post("/v1/compare", files=files(a=A, b=B), headers=parent).status_code == 200
-            assert client.post("/v1/compare", files=files(a=b"no image", b=B)).status_code == 422
+            bad = client.post("/v1/compare", files=files(a=b"no image", b=B), headers={"X-Request-ID": "a b"})
+            assert bad.status_code == 422
             assert served.stop() == 0
         done = [span for span in spans if span.name == "POST /v1/compare"]
     codes = [attributes(span)["http.status_code"] for span in done]
@@ -67,6 +69,8 @@ def test_each_request_is_traced_and_a_stop_sends_what_is_left() -> None:
     assert [attributes(span)["http.route"] for span in done] == ["/v1/compare"] * 2
     assert (done[0].trace_id.hex(), done[0].parent_span_id.hex()) == (TRACE, PARENT)
     assert done[1].trace_id.hex() != TRACE
+    (known,) = attributes(done[1])["http.request.header.x_request_id"].values
+    assert known.string_value == bad.headers["x-request-id"] == served.lines[2]["request_id"]
 
 
 def test_a_collector_that_is_gone_keeps_no_server() -> None:

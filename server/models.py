@@ -2,13 +2,17 @@
 
 import logging
 import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from simmap.engine.engine import Engine
+from simmap.engine.images.photo import Source
 from simmap.engine.index.opening import open_index
 from simmap.engine.index.store import VectorStore
+from simmap.engine.results import Embedded, Pair, Vector
 
+from .batches import Batches
 from .settings import Settings
 
 log = logging.getLogger("simmap.server")
@@ -16,10 +20,24 @@ log = logging.getLogger("simmap.server")
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A model, and the index that it made. A request keeps both until it ends."""
+    """A model, and the index that it made. A request keeps both until it ends.
+
+    Attributes:
+        engine: of the model.
+        index: None where the server has none.
+        embed, vectors: as the engine's, for a few images; on CUDA, in one run with those of other requests.
+    """
 
     engine: Engine
     index: VectorStore | None
+    embed: Callable[[Sequence[Source]], Iterable[Embedded]]
+    vectors: Callable[[Sequence[Source]], Iterable[Vector]]
+
+    def compare(self, first: Source, second: Source) -> Pair:
+        """As ``Engine.compare``."""
+        photos = self.engine.load(first), self.engine.load(second)
+        one, other = self.embed(photos)
+        return Pair((one, other), photos)
 
     def about(self) -> dict[str, str | int]:
         """The model, as answers name it."""
@@ -67,4 +85,6 @@ class Models:
         if index is not None:
             index.check_model(engine)
         engine.warm_up()
-        return Opened(engine, index)
+        if engine.device == "cpu":  # where a run of several images gains nothing
+            return Opened(engine, index, engine.embed, engine.vectors)
+        return Opened(engine, index, Batches(engine.embed), Batches(engine.vectors))

@@ -53,7 +53,7 @@ def _compare(work: Work, kind: str, content: bytes, points: bool, view: View, pi
     form = parse(kind, content, {"a": "image", "b": "image"})
     photos = [work.load(required(form, name), name) for name in ("a", "b")]
     with work.metrics.stage("run"):
-        pair = work.opened.engine.compare(*photos)
+        pair = work.opened.compare(*photos)
     with work.metrics.stage("encode"):
         if picture:
             figure = PairFigure(pair, options=work.opened.engine.options, view=view)
@@ -74,7 +74,7 @@ def _embed(work: Work, kind: str, content: bytes) -> Response:
     form = parse(kind, content, {"image": "image"})
     photo = work.load(required(form, "image"), "image")
     with work.metrics.stage("run"):
-        (vector,) = work.opened.engine.vectors([photo])
+        (vector,) = work.opened.vectors([photo])
     with work.metrics.stage("encode"):
         data = {
             "embedding": vector.embedding.tolist(),
@@ -97,7 +97,7 @@ def _maps(work: Work, kind: str, content: bytes, view: View) -> Response:
     vectors = _checked_vectors(required(form, "vectors"), work.opened.engine.contract.dimension)
     photo = work.load(required(form, "image"), "image")
     with work.metrics.stage("run"):
-        (image,) = work.opened.engine.embed([photo])
+        (image,) = work.opened.embed([photo])
         data = answers.maps(work.opened, image, vectors, view)
     with work.metrics.stage("encode"):
         return answers.as_json(answers.json_bytes(data))

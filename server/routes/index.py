@@ -58,7 +58,7 @@ def _add(work: Work, kind: str, content: bytes) -> Response:
     data: bytes = required(form, "image")
     photo = work.load(data, "image")
     with work.metrics.stage("run"):
-        (vector,) = work.opened.engine.vectors([photo])
+        (vector,) = work.opened.vectors([photo])
         name = _store(work, data, vector.embedding, photo.pixels.shape[:2], label)
     return answers.as_json(answers.json_bytes({"id": name}), 201)
 

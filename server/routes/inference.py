@@ -146,7 +146,7 @@ def _embed(work: Work, images: list[Source]) -> dict[str, Array]:
         raise invalid("image", f"must hold 1 to {MOST_IMAGES} images")
     photos = [_photo(work, image, "image") for image in images]
     with work.metrics.stage("run"):
-        return {"embedding": np.array([one.embedding for one in work.opened.engine.vectors(photos)])}
+        return {"embedding": np.array([one.embedding for one in work.opened.vectors(photos)])}
 
 
 def _compare(work: Work, inputs: dict[str, list[Source]]) -> dict[str, Array]:
@@ -155,7 +155,7 @@ def _compare(work: Work, inputs: dict[str, list[Source]]) -> dict[str, Array]:
             raise invalid(name, "must hold one image")
     photos = [_photo(work, inputs[name][0], name) for name in ("a", "b")]
     with work.metrics.stage("run"):
-        pair = work.opened.engine.compare(*photos)
+        pair = work.opened.compare(*photos)
         return {
             "score": np.array([pair.score]),
             "residuals": np.array(pair.residuals),

@@ -1,5 +1,6 @@
 """Other methods' maps against numerical derivatives and loops in float64."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,31 @@ def test_maps_of_an_artifact_equal_their_formulas_written_out(name: str) -> None
     )
 
 
+def test_the_floor_of_a_generalised_mean_is_that_of_the_contract() -> None:
+    with Engine(ARTIFACTS / "gem.onnx", device="cpu") as engine:
+        image, other = engine.activations(PAIR)
+    assert image.alpha is not None
+    eps = float(np.median(image.alpha))
+    contract = replace(engine.contract, eps=eps)
+    _, gradient = activations_and_gradient(image, other, contract)
+    assert not gradient[image.alpha <= eps].any() and gradient[image.alpha > eps].all()
+
+
 def test_grad_cam_of_average_pooling_is_the_positive_influence(tmp_path: Path) -> None:
     with Engine(ARTIFACTS / "avg.onnx", device="cpu") as engine:
         image, other = engine.activations(PAIR)
         maps = order_maps(image, other, engine.contract)
     np.testing.assert_allclose(maps["grad_cam"], np.maximum(maps["influence"], 0), atol=1e-6)
+
+
+def test_a_class_token_has_orders_of_its_own() -> None:
+    with Engine(ARTIFACTS / "token.onnx", device="cpu") as engine:
+        image, other = engine.activations(PAIR)
+        maps = order_maps(image, other, engine.contract)
+    assert image.tokens is not None and image.attention is not None
+    e_j = other.embedding.astype(float)
+    for y, x in np.ndindex(image.tokens.shape[:2]):
+        token = image.tokens[y, x].astype(float)
+        cosine = float(token @ e_j) / np.sqrt((token**2).sum() * (e_j**2).sum())
+        assert maps["token_cosine"][y, x] == pytest.approx(cosine, abs=1e-6)
+    np.testing.assert_array_equal(maps["last_attention"], image.attention)

@@ -109,6 +109,7 @@ def test_an_index_holds_and_finds_what_a_dict_does(
     assert other.ids("a", "b") == [name for name in sorted(held) if "a" <= name < "b"]
     every = [e.label for e, _ in held.values()]
     assert other.labels() == {label: every.count(label) for label in every}
+    assert list(other.labels()) == sorted(set(every), key=lambda label: (label is not None, label or ""))
     for label in {*every, "none"} - {None}:
         assert {e.id for e in other.entries(label)} == {n for n, (e, _) in held.items() if e.label == label}
 

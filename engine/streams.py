@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 OnError = Callable[[Source, SimmapError], None]
 
-_CUDA_BATCH = 32
-_CUDA_THREADS = 2  # the device works on one batch while the results of another are copied
+CUDA_BATCH = 32  # images of one run
+CUDA_THREADS = 2  # the device works on one batch while the results of another are copied
 
 
 class Streams:
@@ -33,7 +33,7 @@ class Streams:
         self._on_cpu = network.session.device == "cpu"
         self._workers = Pool(network.workers)
         # CUDA sets up its libraries for each thread that runs something on it.
-        self._runners = self._workers if self._on_cpu else Pool(_CUDA_THREADS)
+        self._runners = self._workers if self._on_cpu else Pool(CUDA_THREADS)
 
     def start(
         self, items: Iterable[Item], wanted: Wanted, batch_size: int | None, on_error: OnError | None
@@ -44,7 +44,7 @@ class Streams:
             ConfigError: ``batch_size`` is below 1; while it is read, the engine is closed.
         """
         if batch_size is None:
-            batch_size = 1 if self._on_cpu else _CUDA_BATCH
+            batch_size = 1 if self._on_cpu else CUDA_BATCH
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, must be 1 or more")
         if self._on_cpu and batch_size == 1:
@@ -70,7 +70,7 @@ class Streams:
         def work(_: int) -> None:
             network.session.infer([grey] * batch_size, network.contract.explained, runs)
 
-        count = 1 if self._on_cpu else _CUDA_THREADS
+        count = 1 if self._on_cpu else CUDA_THREADS
         for _ in self._runners.ahead(work, range(count), count, _terminate(runs)):
             pass
 
@@ -103,7 +103,7 @@ class Streams:
         window = max(2 * threads, size) if threads > 1 else 1
         with closing(self._workers.ahead(network.prepare, items, window)) as prepared:
             batches = iter(lambda: list(islice(prepared, size)), [])
-            ahead = min(self._runners.threads, _CUDA_THREADS)
+            ahead = min(self._runners.threads, CUDA_THREADS)
             outcomes = self._runners.ahead(work, batches, ahead, _terminate(runs))
             with closing(outcomes):
                 yield from outcomes

@@ -6,9 +6,7 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from simmap.engine.images.photo import Source
-
-MOST_IMAGES = 32  # of one run, as the engine's streams on CUDA
-RUNS = 2  # at the same time: the device works on one while the results of another are copied
+from simmap.engine.streams import CUDA_BATCH, CUDA_THREADS
 
 _Result = TypeVar("_Result")
 
@@ -16,15 +14,15 @@ _Result = TypeVar("_Result")
 class Batches(Generic[_Result]):
     """Calls of one function of images, joined while the device is busy.
 
-    A call that finds fewer than ``RUNS`` runs under way runs at once, alone. The others wait, and the next
-    run takes all of them, on the thread of one. So there is no thread of its own, and nothing waits for a
-    time-out.
+    A call that finds fewer than ``CUDA_THREADS`` runs under way runs at once, alone. The others wait, and the
+    next run takes all of them, on the thread of one. So there is no thread of its own, and nothing waits for
+    a time-out.
     """
 
     def __init__(self, function: Callable[[Sequence[Source]], Iterable[_Result]]) -> None:
         """``function``: of images, gives a result for each, in their order."""
         self._function = function
-        self._lock, self._turns = threading.Lock(), threading.Semaphore(RUNS)
+        self._lock, self._turns = threading.Lock(), threading.Semaphore(CUDA_THREADS)
         self._waiting: list[_Call[_Result]] = []
 
     def __call__(self, images: Sequence[Source]) -> list[_Result]:
@@ -49,7 +47,7 @@ class Batches(Generic[_Result]):
             count, images = 0, 0
             for one in self._waiting:
                 images += len(one.images)
-                if count and images > MOST_IMAGES:
+                if count and images > CUDA_BATCH:
                     break
                 count += 1
             calls, self._waiting = self._waiting[:count], self._waiting[count:]

@@ -14,8 +14,10 @@ from serving import AVG, A, B, engine, files, noise
 from simmap.engine import ImageError
 from simmap.engine.images.photo import Source
 from simmap.engine.results import Vector
+from simmap.engine.streams import CUDA_BATCH
+from simmap.engine.streams import CUDA_THREADS as RUNS
 from simmap.server.app import make_app
-from simmap.server.batches import MOST_IMAGES, RUNS, Batches
+from simmap.server.batches import Batches
 from simmap.server.models import Opened
 from simmap.server.service import Service
 from simmap.server.settings import Settings
@@ -35,7 +37,7 @@ class Device:
     def vectors(self, images: Sequence[Source]) -> list[Vector]:
         self.runs.append(len(images))
         assert self.free.wait(60)
-        return list(self._engine.vectors(images, batch_size=MOST_IMAGES))
+        return list(self._engine.vectors(images, batch_size=CUDA_BATCH))
 
 
 def joined(device: Device, calls: Sequence[Sequence[Source]]) -> "list[Future[list[Vector]]]":
@@ -72,9 +74,9 @@ def test_what_waits_is_one_run_and_each_call_gets_its_own() -> None:
 
 def test_a_run_is_not_larger_than_its_limit_unless_one_call_is() -> None:
     device = Device()
-    sizes = [20, 12, 1, MOST_IMAGES + 1, 5, 28]
+    sizes = [20, 12, 1, CUDA_BATCH + 1, 5, 28]
     futures = joined(device, [[noise(0)] * size for size in sizes])
-    assert sorted(device.runs[RUNS:]) == sorted([20 + 12, 1, MOST_IMAGES + 1, 5, 28])
+    assert sorted(device.runs[RUNS:]) == sorted([20 + 12, 1, CUDA_BATCH + 1, 5, 28])
     assert [len(future.result()) for future in futures] == sizes
 
 

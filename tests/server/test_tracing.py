@@ -79,4 +79,4 @@ def test_a_collector_that_is_gone_keeps_no_server() -> None:
     with serving(within=[LAUNCHER], **environment(address)) as served, served.client() as client:
         assert client.post("/v1/compare", files=files(a=A, b=B)).status_code == 200
         assert served.stop() == 0
-    assert any("Failed to export spans" in line["event"] for line in served.lines)
+    assert any("export" in line["event"].lower() for line in served.lines)  # its own words, as a line of JSON

@@ -127,7 +127,8 @@ def contrast(
     rows: list[Row] = []
     for engine, name in zip(engines, names, strict=True):
         (asked,) = engine.embed([photo])
-        units = decompose.unit(_embeddings(engine, candidates))
+        embeddings = _embeddings(engine, candidates)
+        units = decompose.unit(embeddings)
         scores = units @ decompose.unit(asked.embedding)
         chosen = allowed if k is None else sorted(allowed, key=lambda i: -scores[i])[:k]
         recall = None
@@ -139,6 +140,7 @@ def contrast(
             engine,
             asked,
             [candidates[i] for i in chosen],
+            embeddings[chosen],
             [None if labels is None else labels[i] for i in chosen],
             view,
         )
@@ -185,7 +187,7 @@ def contrast_indexes(
         (asked,) = engine.embed([photo])
         paths = [hit.path for hit in found.hits]
         try:
-            shown = _candidates(engine, asked, paths, [hit.label for hit in found.hits], view)
+            shown = _candidates(engine, asked, paths, None, [hit.label for hit in found.hits], view)
         except ImageError as error:
             raise ImageError(f"{printable(store.name)}: {error}, or bring the index up to date") from error
         rows.append(_row(engine, name, asked, shown, rows, None))
@@ -207,13 +209,16 @@ def _candidates(
     engine: Engine,
     asked: Embedded,
     sources: Sequence[Source],
+    embeddings: Array | None,
     labels: Sequence[str | None],
     view: View,
 ) -> tuple[Candidate, ...]:
-    """Images beside the query ``asked``, with their maps."""
+    """Images beside the query ``asked``, with their maps; ``embeddings`` (n, D) are theirs, where known."""
     directions = np.tile(decompose.unit(asked.embedding), (len(sources), 1))
     if view == "influence":
-        directions = decompose.influence_direction(_embeddings(engine, sources), directions)
+        if embeddings is None:
+            embeddings = _embeddings(engine, sources)
+        directions = decompose.influence_direction(embeddings, directions)
     images = engine.maps(sources, directions)
     return tuple(
         Candidate(

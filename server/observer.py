@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import ProblemError, answer
@@ -18,7 +18,6 @@ from .service import Service
 
 log = logging.getLogger("simmap.server")
 
-_ID_HEADER = b"x-request-id"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = ("/healthz", "/readyz", "/metrics")
 _PAGE, _ANSWER = (
@@ -39,14 +38,12 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, started = Headers(scope=scope), time.perf_counter()
+        headers, started = MutableHeaders(scope=scope), time.perf_counter()
         given = headers.get("x-request-id", "")
         state: dict[str, Any] = scope.setdefault("state", {})
         request_id = given if _GIVEN_ID.fullmatch(given) else secrets.token_hex(8)
         state["request_id"] = request_id
-        # For tracers, which stand between this and the routes.
-        rest = [header for header in scope["headers"] if header[0] != _ID_HEADER]
-        scope["headers"] = [*rest, (_ID_HEADER, request_id.encode())]
+        headers["x-request-id"] = request_id  # for tracers, which stand between this and the routes
         seen: dict[str, int] = {"status": 0, "bytes": 0}
         arriving = "content-length" in headers or "transfer-encoding" in headers
 
